@@ -1,0 +1,2 @@
+"""Focal Transformer for dense prediction on OpenMMLab."""
+__version__ = '0.1.0'

@@ -1,0 +1,3 @@
+from .focal_transformer import FocalTransformer
+
+__all__ = ['FocalTransformer']

@@ -1,0 +1,102 @@
+from typing import Sequence, Tuple
+
+from torch import Tensor
+
+from .gather import gather_attention
+from .geometry import Layout, get_geometry
+from .reference import reference_attention
+
+BACKENDS = {'reference': reference_attention, 'gather': gather_attention}
+
+
+def focal_attention(q: Tensor,
+                    k: Tensor,
+                    v: Tensor,
+                    pooled_kv: Sequence[Tuple[Tensor, Tensor]] = (),
+                    bias: Tensor = None,
+                    *,
+                    window_size: int = 7,
+                    expand_size: int = 3,
+                    focal_window: int = 7,
+                    border: str = 'wrap',
+                    shifted: bool = False,
+                    dropout_p: float = 0.,
+                    backend: str = 'auto') -> Tensor:
+    """Focal self-attention: each window's queries attend to the window, to the ring around it, and to pooled tokens further out.
+
+    Maps are channels last, (B, H, W, heads, head_dim), of any floating type, on any device, contiguous or not; H and W are
+    multiples of `window_size`. A window's keys are ordered: its own window_size² tokens; its ring, row-major; each pooled level's
+    region, row-major.
+
+    Args:
+        q (Tensor): Queries, (B, H, W, heads, head_dim), not yet scaled: logits are q·k / sqrt(head_dim) + bias.
+        k (Tensor): Keys, of the same shape.
+        v (Tensor): Values, of the same shape.
+        pooled_kv (Sequence[Tuple[Tensor, Tensor]]): Keys and values of each pooled level l = 0, 1, …, each
+            (B, H/window_size·2^l, W/window_size·2^l, heads, head_dim). Defaults to (), the fine level only.
+        bias (Tensor, optional): (heads, window_size², keys), added to the logits. Defaults to None.
+        window_size (int): Side of a window, in tokens. Defaults to 7.
+        expand_size (int): Width of the ring, in tokens; 0 for none. Defaults to 3.
+        focal_window (int): Side of a window's region at the first pooled level, odd; level l's is
+            focal_window + 2^l − 1. Defaults to 7.
+        border (str): What lies beyond the map at the fine level: 'wrap', its opposite edge, as the released weights were trained;
+            'mask', nothing. Defaults to 'wrap'.
+        shifted (bool): The map was rolled by −(window_size // 2) on both axes: tokens that only the roll brought into
+            one window do not see each other there. Defaults to False.
+        dropout_p (float): Dropout on the attention weights, applied whenever > 0. Defaults to 0.
+        backend (str): 'reference' (the definition, any dtype), 'gather' (one gather and PyTorch's fused attention) or 'auto' (the
+            fastest that supports the input). Defaults to 'auto'.
+
+    Returns:
+        Tensor: (B, H, W, heads, head_dim), in q's dtype.
+
+    Raises:
+        TypeError: If q, k, v are not floating-point tensors of one dtype.
+        ValueError: If a shape or an option does not fit.
+    """
+    layout = Layout(window_size, expand_size, focal_window, len(pooled_kv), border, shifted)
+    _check(q, k, v, pooled_kv, bias, layout, backend)
+    geometry = get_geometry(layout, q.shape[1], q.shape[2], q)
+    attend = BACKENDS['gather' if backend == 'auto' else backend]
+    return attend(q, k, v, pooled_kv, bias, layout, geometry, dropout_p)
+
+
+def _check(q, k, v, pooled_kv, bias, layout, backend):
+    check_layout(layout)
+    if backend != 'auto' and backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
+    if not q.is_floating_point() or q.dtype != k.dtype or q.dtype != v.dtype:
+        raise TypeError(f'q, k and v must share one floating-point dtype, got {q.dtype}, {k.dtype}, {v.dtype}')
+    if q.dim() != 5 or q.shape != k.shape or q.shape != v.shape:
+        raise ValueError('q, k and v must share one shape (B, H, W, heads, head_dim), '
+                         f'got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}')
+    batch, height, width, heads, head_dim = q.shape
+    ws = layout.window_size
+    if q.numel() == 0 or height % ws or width % ws:
+        raise ValueError(f'q must be a non-empty map whose height and width are multiples of window_size={ws}, '
+                         f'got {tuple(q.shape)}')
+    for level, pair in enumerate(pooled_kv):
+        expected = (batch, *layout.pooled_size(height, width, level), heads, head_dim)
+        for name, pooled in zip('kv', pair):
+            if pooled.shape != expected or pooled.dtype != q.dtype:
+                raise ValueError(f'pooled_kv[{level}]: {name} must be {expected} in {q.dtype}, '
+                                 f'got {tuple(pooled.shape)} in {pooled.dtype}')
+    if bias is not None and bias.shape != (heads, layout.tokens, layout.keys):
+        raise ValueError(f'bias must be (heads, window_size², keys) = {(heads, layout.tokens, layout.keys)}, got {tuple(bias.shape)}')
+
+
+def check_layout(layout: Layout) -> None:
+    """Raises ValueError, in one sentence, if a layout's numbers cannot work."""
+    for name, least in (('window_size', 1), ('expand_size', 0), ('focal_window', 1), ('pooled_levels', 0)):
+        value = getattr(layout, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f'{name} must be an integer of at least {least}, got {value!r}')
+    if layout.expand_size > layout.window_size:
+        raise ValueError(f'expand_size must not exceed window_size={layout.window_size}, got {layout.expand_size}')
+    if layout.focal_window % 2 == 0:
+        raise ValueError(f'focal_window must be odd, got {layout.focal_window}')
+    if layout.pooled_levels and layout.window_size < 2**(layout.pooled_levels - 1):
+        raise ValueError(f'window_size={layout.window_size} is too small for {layout.pooled_levels} pooled levels: '
+                         f'the last would pool less than one token')
+    if layout.border not in ('wrap', 'mask'):
+        raise ValueError(f"border must be 'wrap' or 'mask', got {layout.border!r}")

@@ -89,6 +89,8 @@ class FocalTransformer(BaseModule):
         for name, value in (('window_size', window_sizes), ('expand_sizes', expand_sizes), ('focal_levels', focal_levels),
                             ('focal_windows', focal_windows)):
             _check_per_stage(name, value)
+        if any(not isinstance(level, int) or level < 1 for level in focal_levels):
+            raise ConfigError(f'FocalTransformer: focal_levels must be integers of at least 1, got {tuple(focal_levels)}')
         _check_choice('focal_pool', focal_pool, ('fc', 'mean'))
         _check_choice('attention_backend', attention_backend, ('auto', *BACKENDS))
         _check_choice('frozen_stages', frozen_stages, range(-1, 5))

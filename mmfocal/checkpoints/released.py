@@ -168,5 +168,6 @@ def backbone_state_dict(checkpoint: dict, path: str) -> Tuple[Dict[str, Tensor],
 
 
 def _listed(names: List[str]) -> str:
-    """The names in brief: block numbers as *, each such name once."""
-    return ', '.join(dict.fromkeys(re.sub(r'\b\d+\b', '*', name) for name in names))
+    """The names in brief: modules rather than their weights and biases, each once whatever its block."""
+    names = (re.sub(r'\.(weight|bias)$', '', name) for name in names)
+    return ', '.join(dict.fromkeys(re.sub(r'\bblocks\.\d+', 'blocks.*', name) for name in names))

@@ -1,0 +1,1 @@
+"""The generated shapes data set, and checks of annotation and image files."""

@@ -1,0 +1,7 @@
+"""What configs' `custom_imports` name: imports everything that registers itself, as far as the installed libraries allow."""
+from importlib.util import find_spec
+
+from mmfocal import backbones, checkpoints, engine  # noqa: F401
+
+if find_spec('mmdet'):
+    from mmfocal import detection  # noqa: F401

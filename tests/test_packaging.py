@@ -1,0 +1,100 @@
+"""The Makefile, the package and its requirements."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def script(path, text):
+    """Writes an executable shell script."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\n{text}\n')
+    path.chmod(0o755)
+    return path
+
+
+def make(*args):
+    """Runs make in the repository, as from a shell of its own."""
+    ours = 'MAKEFLAGS', 'MAKELEVEL', 'MAKEOVERRIDES', 'MFLAGS', 'VENV', 'TORCH', 'SEED'
+    env = {name: value for name, value in os.environ.items() if name not in ours}
+    command = ['make', '-C', ROOT, '--no-print-directory', *args]
+    return subprocess.run(command, env=env, capture_output=True, text=True)
+
+
+def requirements(name):
+    """Returns {package: Requirement} of requirements/NAME.txt."""
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    found = [Requirement(line) for line in lines if not line.startswith('#')]
+    return {one.name.lower(): one for one in found}
+
+
+def test_make_takes_the_first_python_that_runs(tmp_path):
+    venv = tmp_path / 'none'
+    shim = script(tmp_path / 'shim', 'echo "pyenv: python3.12: command not found" >&2; exit 127')
+    old = script(tmp_path / 'old', 'case $1 in -c) exit 1;; *) echo old;; esac')
+    good = script(tmp_path / 'good', f'case $1 in -c) exec {sys.executable} "$@";; *) echo good "$@";; esac')
+    done = make('install', f'VENV={venv}', f'PYTHON={shim} {old} {good} {good}', 'TORCH=2.8.0')
+    assert done.stdout == f'good tools/install/install.py --venv {venv} --torch 2.8.0\n'
+    done = make('install', f'VENV={venv}', f'PYTHON={shim} {old}')
+    assert done.returncode
+    assert 'mmfocal set-up: Python 3.11 or 3.12 is needed, and none of these is one' in done.stderr
+
+
+@pytest.mark.parametrize('code, fails', [(0, False), (5, False), (1, True), (2, True)])
+def test_make_test_slow(tmp_path, code, fails):
+    script(tmp_path / 'bin' / 'python', f'case $1 in -m) echo "$@"; exit {code};; esac')
+    done = make('test-slow', f'VENV={tmp_path}')
+    assert done.stdout.endswith('-m pytest -q -m slow\n') and bool(done.returncode) == fails
+
+
+def test_make_demo_passes_the_seed(tmp_path):
+    script(tmp_path / 'bin' / 'python', 'case $1 in *demo.py) echo "$@";; esac')
+    assert make('demo', f'VENV={tmp_path}', 'SEED=3').stdout.endswith('\ntools/demo.py --seed 3\n')
+
+
+def test_package_builds(tmp_path):
+    clone = tmp_path / 'clone'
+    for name in ('mmfocal', 'requirements'):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.cfg', 'pyproject.toml', 'LICENSE'):
+        shutil.copy(ROOT / name, clone)
+    (clone / 'mmfocal' / 'some.yaml').touch()
+    files = {path.relative_to(clone) for path in (clone / 'mmfocal').rglob('*.*')}
+    pip = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation']
+    subprocess.run([*pip, '-w', tmp_path, clone], check=True)
+    (wheel,) = tmp_path.glob('mmfocal-*.whl')
+    shutil.unpack_archive(wheel, tmp_path / 'out', 'zip')
+    out = tmp_path / 'out'
+    assert {path.relative_to(out) for path in (out / 'mmfocal').rglob('*.*')} == files
+    (metadata,) = out.glob('*.dist-info/METADATA')
+    lines = metadata.read_text().splitlines()
+    assert 'Requires-Python: <3.13,>=3.11' in lines
+    needs = {extra: {Requirement(line[15:].split(';')[0]) for line in lines
+                     if line.startswith('Requires-Dist: ') and line.endswith(end)}
+             for extra, end in (('mmdet', '"mmdet"'), ('mmseg', '"mmseg"'), ('all', '"all"'), ('', ''))}
+    assert needs[''] >= set(requirements('runtime').values())
+    assert needs['mmdet'] | needs['mmseg'] == set(requirements('mminstall').values())
+    files = 'mminstall', 'tests', 'optional'
+    assert needs['all'] == {one for name in files for one in requirements(name).values()}
+
+
+def test_tested_versions_are_exact_and_in_range():
+    tested = requirements('tested')
+    for name, pin in tested.items():
+        assert [one.operator for one in pin.specifier] == ['=='], name
+        assert not name.startswith(('nvidia', 'triton', 'torchvision')), name
+    for file in ('runtime', 'mminstall', 'tests', 'optional'):
+        for name, one in requirements(file).items():
+            (pin,) = tested[name].specifier
+            assert pin.version in one.specifier, name
+
+
+def test_ci_runs_both_kinds_of_tests():
+    text = (ROOT / '.ci' / 'run').read_text()
+    assert 'make test ' in text and 'make test-slow ' in text and os.access(ROOT / '.ci' / 'run', os.X_OK)

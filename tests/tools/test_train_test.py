@@ -1,0 +1,243 @@
+"""tools/train.py and tools/test.py as a user runs them."""
+import json
+import os
+import pickle
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+NANO = 'configs/atss_focal_nano_shapes.py'
+QUICK = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
+         'val_dataloader.persistent_workers=False', 'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False',
+         'default_hooks.logger.interval=1', 'model.backbone.arch.depths=(1,1,1,1)']
+
+
+def run(script, *args, **environment):
+    """Runs a script of tools/ in a process of its own, with QUICK among its options."""
+    command = [sys.executable] if script.endswith('.py') else ['bash']
+    args = [str(arg) for arg in args]
+    if '--cfg-options' not in args:
+        args.append('--cfg-options')
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
+    return subprocess.run([*command, f'tools/{script}', *args, *QUICK], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, 'PATH': path, **{key: str(value) for key, value in environment.items()}})
+
+
+def run_here(monkeypatch, capsys, script, *args):
+    """Runs a script in this process; returns its exit code and its error output."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, 'argv', [script, *map(str, args)])
+    capsys.readouterr()
+    try:
+        runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+    except SystemExit as stop:
+        return stop.code, capsys.readouterr().err
+    return 0, capsys.readouterr().err
+
+
+@pytest.fixture(scope='session')
+def trained(shapes, tmp_path_factory):
+    """A work directory with one epoch of the nano detector, and the log of its training."""
+    work_dir = tmp_path_factory.mktemp('trained') / 'work dir'
+    done = run('train.py', NANO, '--work-dir', work_dir, '--auto-scale-lr', '--cfg-options', 'train_cfg.max_epochs=1',
+               'train_cfg.val_interval=1', 'train_dataloader.batch_size=2', SHAPES_ROOT=shapes)
+    assert done.returncode == 0, done.stderr
+    return work_dir, done.stdout + done.stderr
+
+
+def test_training_logs_and_keeps(trained):
+    work_dir, log = trained
+    line = re.search(r'Epoch\(train\).*\[4/4\].*', log)[0]
+    for part in ('eta: ', 'loss: ', 'loss_bbox: ', 'memory: ', 'time: ', 'lr: '):
+        assert part in line
+    assert 'Scaling the original LR by 0.5' in log
+    assert 'coco/bbox_mAP' in log
+    assert (work_dir / 'epoch_1.pth').is_file() and list(work_dir.glob('best_coco_bbox_mAP_epoch_1.pth'))
+    assert list(work_dir.glob('*/vis_data/events.out.tfevents*')), 'TensorBoard is installed'
+    scalars = [json.loads(line) for line in next(work_dir.glob('*/vis_data/scalars.json')).read_text().splitlines()]
+    assert scalars[0]['loss'] > 0 and 'coco/bbox_mAP' in scalars[-1]
+
+
+def test_resume_goes_on(trained, shapes, tmp_path):
+    work_dir = tmp_path / 'resumed'
+    shutil.copytree(trained[0], work_dir)
+    done = run('train.py', NANO, '--work-dir', work_dir, '--resume', '--cfg-options', 'train_cfg.max_epochs=2',
+               'train_dataloader.batch_size=2', SHAPES_ROOT=shapes)
+    assert done.returncode == 0, done.stderr
+    log = done.stdout + done.stderr
+    assert 'resumed epoch: 1, iter: 4' in log and 'Epoch(train) [1]' not in log.replace('  ', ' ')
+    checkpoint = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
+    assert checkpoint['meta']['epoch'] == 2 and checkpoint['meta']['iter'] == 8
+    assert checkpoint['optimizer']['state'][0]['step'] == 8
+
+
+def test_testing_with_all_options(trained, shapes, tmp_path):
+    done = run('test.py', NANO, trained[0] / 'epoch_1.pth', '--work-dir', tmp_path / 'work', '--out', tmp_path / 'out.pkl',
+               '--show-dir', tmp_path / 'pictures', '--tta', SHAPES_ROOT=shapes)
+    assert done.returncode == 0, done.stderr
+    assert 'coco/bbox_mAP' in done.stdout + done.stderr
+    assert len(pickle.loads((tmp_path / 'out.pkl').read_bytes())) == 4
+    assert len(list((tmp_path / 'pictures').glob('*.jpg'))) == 4
+
+
+def test_two_processes_without_a_gpu(shapes, tmp_path):
+    options = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=2', 'model.neck.norm_cfg.type=SyncBN']
+    done = run('dist_train.sh', NANO, 2, '--work-dir', tmp_path, '--cfg-options', *options, SHAPES_ROOT=shapes, OMP_NUM_THREADS=1)
+    log = done.stdout + done.stderr
+    assert done.returncode == 0, log
+    assert 'SyncBN layers run as BN' in log and 'Epoch(val)' in log
+    assert torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['meta']['iter'] == 2
+    done = run('dist_test.sh', NANO, tmp_path / 'epoch_1.pth', 2, '--work-dir', tmp_path, '--cfg-options', options[-1], SHAPES_ROOT=shapes,
+               OMP_NUM_THREADS=1)
+    assert done.returncode == 0 and 'coco/bbox_mAP' in done.stdout + done.stderr, done.stderr
+
+
+SEGMENTOR = """
+default_scope = 'mmseg'
+custom_imports = dict(imports=['mmfocal.registration'], allow_failed_imports=False)
+model = dict(
+    type='EncoderDecoder',
+    data_preprocessor=dict(type='SegDataPreProcessor', mean=[127.] * 3, std=[60.] * 3, bgr_to_rgb=True, size=(64, 64), seg_pad_val=255),
+    backbone=dict(type='FocalTransformer', arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)), border='mask'),
+    decode_head=dict(type='FCNHead', in_channels=64, channels=16, num_convs=1, in_index=3, num_classes=5, norm_cfg=dict(type='SyncBN'),
+                     loss_decode=dict(type='CrossEntropyLoss')),
+    test_cfg=dict(mode='whole'))
+data = lambda split, pipeline: dict(
+    type='BaseSegDataset', data_root='{{$SHAPES_ROOT}}', data_prefix=dict(img_path=f'{split}2017', seg_map_path=f'annotations/semantic_{split}2017'),
+    img_suffix='.jpg', seg_map_suffix='.png', metainfo=dict(classes=('background', 'circle', 'square', 'triangle', 'cross')), pipeline=pipeline)
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
+train_dataloader = dict(batch_size=2, sampler=dict(type='InfiniteSampler'), dataset=data('train', load + [dict(type='PackSegInputs')]))
+val_dataloader = dict(batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False), dataset=data('val', load + [dict(type='PackSegInputs')]))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator
+tta_model = dict(type='SegTTAModel')
+tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=[
+    [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0., 1.)], [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])]
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
+val_cfg, test_cfg = dict(type='ValLoop'), dict(type='TestLoop')
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-4))
+default_hooks = dict(logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+                     visualization=dict(type='SegVisualizationHook'))
+visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
+log_processor = dict(by_epoch=False)
+del data
+"""
+
+
+def test_a_segmentor(shapes, tmp_path):
+    config = tmp_path / 'fcn_focal.py'
+    config.write_text(SEGMENTOR)
+    done = subprocess.run([sys.executable, 'tools/train.py', config, '--work-dir', tmp_path / 'work'], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, 'SHAPES_ROOT': str(shapes)})
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([sys.executable, 'tools/test.py', config, tmp_path / 'work/iter_2.pth', '--work-dir', tmp_path / 'work', '--tta',
+                           '--out', tmp_path / 'maps', '--show-dir', tmp_path / 'pictures'], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, 'SHAPES_ROOT': str(shapes)})
+    assert done.returncode == 0, done.stderr
+    assert 'mIoU' in done.stdout + done.stderr
+    assert len(list((tmp_path / 'maps').glob('*.png'))) == 4 and len(list((tmp_path / 'pictures').rglob('*.png'))) == 4
+
+
+def change_annotations(folder, change):
+    path = folder / 'annotations/instances_train2017.json'
+    coco = json.loads(path.read_text())
+    change(coco)
+    path.write_text(json.dumps(coco))
+
+
+@pytest.mark.parametrize('spoil, sentence', [
+    (lambda folder: shutil.rmtree(folder), 'folder not found'),
+    (lambda folder: (folder / 'annotations/instances_train2017.json').unlink(), 'annotations/instances_train2017.json not found'),
+    (lambda folder: (folder / 'annotations/instances_val2017.json').unlink(), 'annotations/instances_val2017.json not found'),
+    (lambda folder: next((folder / 'train2017').iterdir()).unlink(), 'image not found (1 of 8'),
+    (lambda folder: change_annotations(folder, lambda coco: coco['annotations'][2].update(category_id=77)), 'has category_id 77'),
+], ids=['root', 'train file', 'val file', 'image', 'category'])
+def test_bad_data_stops_training_with_a_sentence(spoil, sentence, shapes, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / 'data'
+    shutil.copytree(shapes, folder)
+    spoil(folder)
+    monkeypatch.setenv('SHAPES_ROOT', str(folder))
+    code, error = run_here(monkeypatch, capsys, 'train.py', NANO, '--work-dir', tmp_path / 'work', '--cfg-options', *QUICK)
+    assert code == 1 and one_sentence(error) and sentence in error
+
+
+@pytest.mark.parametrize('options, sentence', [
+    (['model.backbone.expand_size=3'], "unexpected keyword argument 'expand_size'"),
+    (['model.backbone.window_size=0'], 'stage 0: window_size must be an integer of at least 1, got 0'),
+    (['model.backbone.focal_levels=(2,2,2)'], 'focal_levels must have 4 entries'),
+    (['model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.checkpoint=/absent/focal.pth'], '/absent/focal.pth'),
+    (['default_scope=mmsegmental'], 'needs the package mmsegmental, which is not installed'),
+])
+def test_bad_configs_stop_training_with_a_sentence(options, sentence, shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes))
+    code, error = run_here(monkeypatch, capsys, 'train.py', NANO, '--work-dir', tmp_path, '--cfg-options', *QUICK, *options)
+    assert code == 1 and one_sentence(error) and sentence in error
+
+
+def test_weights_have_to_be_named(shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('COCO_ROOT', str(shapes))
+    monkeypatch.delenv('FOCAL_TINY', raising=False)
+    classes = [f"{split}_dataloader.dataset.metainfo.classes=('circle','square','triangle','cross')" for split in ('train', 'val')]
+    code, error = run_here(monkeypatch, capsys, 'train.py', 'configs/atss_focal_tiny_3x.py', '--work-dir', tmp_path, '--cfg-options', *QUICK[:6],
+                           *classes)
+    assert code == 1 and one_sentence(error)
+    assert 'set the environment variable FOCAL_TINY to the path or URL of a checkpoint' in error and 'FOCAL_TINY=none' in error
+
+
+def test_amp_needs_a_gpu(shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    code, error = run_here(monkeypatch, capsys, 'train.py', NANO, '--amp', '--work-dir', tmp_path)
+    assert code == 1 and one_sentence(error) and '--amp needs a GPU' in error
+
+
+@pytest.mark.parametrize('has_bf16, dtype', [(True, 'bfloat16'), (False, 'float16')])
+def test_amp_takes_bfloat16_where_it_is(has_bf16, dtype, monkeypatch):
+    from mmengine.config import Config
+
+    from mmfocal.engine.command_line import enable_amp
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: has_bf16)
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW'))))
+    enable_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.dtype == dtype
+    assert (cfg.optim_wrapper.loss_scale == 'dynamic') != has_bf16
+
+
+def test_an_absent_config(tmp_path, monkeypatch, capsys):
+    code, error = run_here(monkeypatch, capsys, 'train.py', tmp_path / 'none.py')
+    assert code == 1 and one_sentence(error) and 'none.py: no such config' in error
+
+
+def test_bad_checkpoints_stop_testing_with_a_sentence(trained, shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes))
+    whole = (trained[0] / 'epoch_1.pth').read_bytes()
+    (tmp_path / 'cut.pth').write_bytes(whole[:len(whole) // 2])
+    torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(3)}), tmp_path / 'other.pth')
+    checkpoint = torch.load(trained[0] / 'epoch_1.pth', weights_only=False)
+    for name, value in checkpoint['state_dict'].items():
+        if name == 'bbox_head.atss_cls.weight':
+            checkpoint['state_dict'][name] = value[:2]
+    torch.save(checkpoint, tmp_path / 'classes.pth')
+    torch.save(dict(state_dict=torch.load(trained[0] / 'epoch_1.pth', weights_only=False)['state_dict']), tmp_path / 'weights.pth')
+    test = ['test.py', NANO, '{}', '--work-dir', tmp_path / 'work']
+    resume = ['train.py', NANO, '--work-dir', tmp_path / 'work', '--resume', '{}']
+    for command, name, sentence in ((test, 'absent.pth', 'there is no such checkpoint file'), (test, 'cut.pth', 'truncated or not a checkpoint'),
+                                    (test, 'other.pth', 'is of another model than the config: it lacks backbone'),
+                                    (test, 'classes.pth', 'bbox_head.atss_cls.weight is (2, 64, 3, 3) in the file and (4, 64, 3, 3) in the model'),
+                                    (resume, 'weights.pth', 'holds weights alone'), (resume, 'classes.pth', 'is of another model')):
+        args = [str(arg).format(tmp_path / name) for arg in command]
+        code, error = run_here(monkeypatch, capsys, *args, '--cfg-options', *QUICK)
+        assert code == 1 and one_sentence(error) and sentence in error and name in error
+
+
+def one_sentence(error):
+    """Whether the last thing said is one line that starts with `error:`, and no traceback stands before it."""
+    return error.splitlines()[-1].startswith('error: ') and 'Traceback' not in error and error.count('error: ') == 1

@@ -7,5 +7,5 @@ model = dict(
         border='mask',
         drop_path_rate=0.3,
         out_indices=(1, 2, 3),
-        init_cfg=dict(type='Pretrained', checkpoint='{{$FOCAL_TINY:}}')),  # path, URL, or none to train from scratch
+        init_cfg=dict(type='Pretrained', checkpoint='{{$FOCAL_TINY:unset}}')),  # path, URL, or none to train from scratch
     neck=dict(in_channels=[192, 384, 768]))

@@ -213,8 +213,8 @@ def mmcv(tmp_path, monkeypatch):
 
     def set_up(torch):
         state = {}
-        env = SimpleNamespace(
-            packages=lambda: {'torch': torch}, python=sys.executable, state=state, note=state.update)
+        env = SimpleNamespace(packages=lambda: {'torch': torch}, python=sys.executable, state=state,
+                              note=state.update, ask=lambda code: (0, 'cpython-311', ''))
         mmcv_ops.install_mmcv(env, 'mmcv==2.1.0')
         return state['mmcv']
 
@@ -241,6 +241,13 @@ def test_mmcv_that_does_not_work_is_compiled_anew(mmcv, tmp_path):
     with pytest.raises(checks.SetupError, match='its operators do not work'):
         mmcv.set_up('2.14.0')
     assert len(list((tmp_path / 'cache').rglob('*.whl'))) == 1
+
+
+def test_mmcv_works_without_a_folder_to_keep_it_in(mmcv, tmp_path, capsys):
+    (tmp_path / 'cache').mkdir()
+    (tmp_path / 'cache' / 'mmfocal').touch()
+    assert mmcv.set_up('2.13.0') and mmcv.installed
+    assert 'not kept for a later set-up' in capsys.readouterr().out
 
 
 def test_mmcv_falls_back_to_cpu_operators(mmcv, tmp_path, capsys):

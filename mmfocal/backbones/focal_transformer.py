@@ -170,7 +170,7 @@ class FocalTransformer(BaseModule):
             super().init_weights()
             return
         checkpoint = self.init_cfg.get('checkpoint')
-        if not checkpoint:
+        if checkpoint in (None, '', 'unset'):  # 'unset': what configs say where the environment variable is not there
             name = f'FOCAL_{self.arch.upper()}'
             raise ConfigError(f'no weights for the Focal-{self.arch} backbone: set the environment variable {name} to the path or URL '
                               f'of a checkpoint, or to none ({name}=none) to train from scratch')

@@ -10,6 +10,7 @@ import pickle
 import re
 import socket
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -192,8 +193,11 @@ def _scalar(dtype, data):
     return np.frombuffer(data, dtype.numpy)[0]
 
 
-class _CfgNode(dict):
-    """The settings in what the released Focal code saves while it trains."""
+class _CfgNode:
+    """The settings (yacs) in what the released Focal code saves while it trains: read as plain dicts."""
+
+    def __new__(cls):
+        return OrderedDict()
 
 
 _ALLOWED = [(_CfgNode, 'yacs.config.CfgNode'),

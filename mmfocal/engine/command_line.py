@@ -37,7 +37,13 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not Path(args.config).is_file():
         raise MissingFileError(f'{args.config}: no such config; configs/ holds the ones that come with mmfocal')
-    cfg = Config.fromfile(args.config)
+    try:
+        cfg = Config.fromfile(args.config)
+    except KeyError as error:  # MMEngine's, for {{$NAME}} and for a NAME that is set to nothing
+        if 'os.environ' not in str(error):
+            raise
+        name = str(error).split('`')[1]
+        raise ConfigError(f'{args.config} reads the environment variable {name}, which is empty: set it, or unset it for the default')
     cfg.merge_from_dict(args.cfg_options)
     scope = cfg.get('default_scope', 'mmengine')
     if not find_spec(scope):

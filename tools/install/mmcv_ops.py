@@ -5,7 +5,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -27,7 +26,8 @@ def install_mmcv(env, pin):
     ops, why = choose_ops(*look_for_gpu(env))
     if why:
         say(f'    {why}')
-    build = f'torch-{versions["torch"]}-{ops}-{sys.implementation.cache_tag}-{platform.machine()}'
+    _, python, _ = env.ask('import sys; print(sys.implementation.cache_tag)')
+    build = f'torch-{versions["torch"]}-{ops}-{python}-{platform.machine()}'
     if pin == f'mmcv=={versions.get("mmcv")}' and env.state.get('mmcv', build) == build and not fault(env):
         env.note(mmcv=build)
         return
@@ -51,12 +51,19 @@ def install_mmcv(env, pin):
                     raise
                 say(f'    {error}; MMCV gets CPU operators only')
                 continue
-            if kept and kind == ops:
-                kept.mkdir(parents=True, exist_ok=True)
-                shutil.copy(wheel, kept / 'unfinished')
-                os.replace(kept / 'unfinished', kept / wheel.name)
             env.note(mmcv=build)
+            if kept and kind == ops:
+                keep(wheel, kept)
             return
+
+
+def keep(wheel, folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(wheel, folder / 'unfinished')
+        os.replace(folder / 'unfinished', folder / wheel.name)
+    except OSError as error:
+        say(f'    MMCV works, but is not kept for a later set-up ({error})')
 
 
 def look_for_gpu(env):

@@ -9,15 +9,16 @@ model = dict(
         border='mask',
         conv_embed=True,
         drop_path_rate=0.),
-    neck=dict(in_channels=[24, 48, 96, 192], out_channels=64, num_outs=4),
+    neck=dict(in_channels=[24, 48, 96, 192], out_channels=48, num_outs=4),
     bbox_head=dict(
         num_classes=4,
-        in_channels=64,
-        feat_channels=64,
+        in_channels=48,
+        feat_channels=48,
         stacked_convs=2,
+        norm_cfg=dict(type='GN', num_groups=12, requires_grad=True),
         anchor_generator=dict(octave_base_scale=4, strides=[4, 8, 16, 32])))
 
-epochs = 3
+epochs = 2
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=200),

@@ -30,7 +30,7 @@ def main():
 
     start = time.time()
     shapes = os.environ['SHAPES_ROOT']
-    made = make_shapes(shapes, num_train=4000, num_val=300, seed=0, size=(128, 140))
+    made = make_shapes(shapes, num_train=4000, num_val=300, seed=0, size=(128, 136))
     print(f'{shapes}: 4000 training and 300 held-out images', 'drawn' if made else 'are there already', flush=True)
     cfg = Config.fromfile(CONFIG)
     cfg.update(work_dir=args.work_dir, randomness=dict(seed=args.seed), runner_type='FocalRunner')
@@ -75,11 +75,13 @@ def draw(runner: Runner, folder: Path, count: int = 12, score_thr: float = 0.3) 
             instances.bboxes = instances.bboxes * SCALE
         path = folder / f'{Path(sample.img_path).stem}.png'
         visualizer.add_datasample('demo', image[..., ::-1], sample, pred_score_thr=score_thr, out_file=str(path))
-        pictures.append(cv2.imread(str(path)))
-    return contact_sheet(pictures, folder / 'contact_sheet.png')
+        both = cv2.imread(str(path))  # ground truth and predictions, edge to edge
+        gap = np.full((both.shape[0], 6, 3), 255, np.uint8)
+        pictures.append(np.hstack([both[:, :image.shape[1]], gap, both[:, image.shape[1]:]]))
+    return contact_sheet(pictures, folder / 'contact_sheet.jpg')
 
 
-def contact_sheet(pictures, path, columns=3, margin=8):
+def contact_sheet(pictures, path, columns=3, margin=24):
     """Writes pictures of any sizes onto one white sheet."""
     height, width = (max(picture.shape[side] for picture in pictures) + margin for side in (0, 1))
     rows = -(-len(pictures) // columns)

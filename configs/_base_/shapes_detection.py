@@ -18,9 +18,10 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=4,
+    num_workers=1,
     dataset=dict(
         data_root=data_root, metainfo=metainfo, filter_cfg=dict(_delete_=True, filter_empty_gt=True), pipeline=train_pipeline))
-val_dataloader = dict(batch_size=10, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline))
+val_dataloader = dict(batch_size=10, num_workers=1, dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 val_evaluator = dict(ann_file=f'{data_root}/annotations/instances_val2017.json')

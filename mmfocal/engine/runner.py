@@ -19,7 +19,7 @@ class FocalRunner(Runner):
 
     def wrap_model(self, model_wrapper_cfg: dict, model: nn.Module) -> nn.Module:
         if self.distributed and not torch.cuda.is_available():
-            if any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+            if any('SyncBatchNorm' in type(module).__name__ for module in model.modules()):
                 self.logger.info('No GPU: SyncBN layers run as BN, each process with the statistics of its own batch.')
                 model = revert_sync_batchnorm(model)
             model_wrapper_cfg = dict(

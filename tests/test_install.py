@@ -1,4 +1,5 @@
 """The set-up: what it says when something is missing, and what it chooses. Nothing big is installed here."""
+import fcntl
 import os
 import subprocess
 import sys
@@ -97,6 +98,17 @@ def test_reason(output, why):
     assert why in checks.reason(output)
 
 
+def test_two_set_ups_of_a_clone_wait_for_each_other(tmp_path):
+    script = ROOT / 'tools' / 'install' / 'install.py'
+    with open(script) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [sys.executable, script, '--venv', tmp_path / 'venv']
+        second = subprocess.Popen(command, env={'CXX': 'absent'},
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert second.stdout.readline() == 'waiting for another set-up of this clone\n'
+    assert 'no C++17 compiler: `absent`' in second.communicate()[1]
+
+
 # The environment.
 
 def test_environment_that_cannot_serve(tmp_path):
@@ -168,7 +180,8 @@ def test_nothing_is_done_twice(users_environment, capsys):
 def test_pip_shows_progress_and_keeps_all_output(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(environment, 'HEARTBEAT', 0.2)
     script(tmp_path / 'bin' / 'python',
-           'case "$*" in *version_info*) echo 3.11;; *failing*) echo "error: oh"; exit 1;;\n'
+           'case "$*" in *version_info*) echo 3.11;;\n'
+           '*failing*) echo "error: oh"; exit 1;; *killed*) kill -9 $$;;\n'
            '*) echo "  [5/77] c++ x.cpp"; sleep 1; echo "  [77/77] c++ y.cpp";; esac')
     env = environment.Environment(tmp_path)
     env.pip('compiling', 'wheel')
@@ -176,6 +189,29 @@ def test_pip_shows_progress_and_keeps_all_output(tmp_path, monkeypatch, capsys):
     assert '[77/77] c++ y.cpp' in env.log.read_text()
     with pytest.raises(checks.SetupError, match=f'compiling failed: oh .all output: {env.log}'):
         env.pip('compiling', 'failing')
+    with pytest.raises(checks.SetupError, match='compiling failed: ended by signal 9'):
+        env.pip('compiling', 'killed')
+
+
+def test_opencv_without_windows_where_libgl_is_missing(capsys):
+    packages, commands = {'opencv-python': '5.0.0.93'}, []
+
+    def pip(what, *args):
+        commands.append(args)
+        if args[0] == 'uninstall':
+            packages.clear()
+
+    complaint = 'ImportError: libGL.so.1: cannot open'
+    env = SimpleNamespace(packages=lambda: packages, pip=pip, ask=lambda code: (len(packages), '', complaint))
+    install.repair_opencv(env)
+    assert [args[0] for args in commands] == ['uninstall', 'install']
+    assert commands[1][-1] == 'opencv-python-headless==5.0.0.93'
+    assert 'libGL.so.1: cannot open' in capsys.readouterr().out
+    install.repair_opencv(env)
+    assert len(commands) == 2
+    env.ask = lambda code: (1, '', 'ImportError: libc.so')
+    with pytest.raises(checks.SetupError, match='OpenCV cannot be imported .ImportError: libc.so'):
+        install.repair_opencv(env)
 
 
 # MMCV's operators.

@@ -72,7 +72,8 @@ def test_resume_goes_on(trained, shapes, tmp_path):
     work_dir = tmp_path / 'resumed'
     shutil.copytree(trained[0], work_dir)
     done = run('train.py', NANO, '--work-dir', work_dir, '--resume', '--cfg-options', 'train_cfg.max_epochs=2',
-               'train_dataloader.batch_size=2', SHAPES_ROOT=shapes)
+               'train_dataloader.batch_size=2', 'model.backbone.init_cfg.type=Pretrained',
+               'model.backbone.init_cfg.checkpoint=unset', SHAPES_ROOT=shapes)  # pretrained weights are not asked for again
     assert done.returncode == 0, done.stderr
     log = done.stdout + done.stderr
     assert 'resumed epoch: 1, iter: 4' in log and 'Epoch(train) [1]' not in log.replace('  ', ' ')

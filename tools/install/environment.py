@@ -112,7 +112,9 @@ class Environment:
                 say(f'    {what}: {progress}{minutes} min {seconds:02} s')
         reader.join()
         if process.returncode:
-            raise SetupError(f'{what} failed: {reason("".join(lines))} (all output: {self.log})')
+            signal = -process.returncode
+            why = f'ended by signal {signal}' if signal > 0 else reason(''.join(lines))
+            raise SetupError(f'{what} failed: {why} (all output: {self.log})')
 
 
 def package(requirement):

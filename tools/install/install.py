@@ -26,7 +26,7 @@ def main():
     parser.add_argument('--venv', default='.venv', help='the environment, made if it is not there (.venv)')
     parser.add_argument('--torch', default='', help='torch of a new environment: a version or what pip takes')
     args = parser.parse_args()
-    with open(__file__) as lock:
+    with open(__file__, 'a') as lock:  # NFS locks only what may be written
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -36,6 +36,8 @@ def main():
             set_up(Environment(Path(args.venv).absolute()), args.torch.strip())
         except SetupError as error:
             sys.exit(f'mmfocal set-up: {error}')
+        except KeyboardInterrupt:
+            sys.exit('mmfocal set-up: interrupted; the next one goes on from here')
 
 
 def set_up(env, wish):

@@ -1,6 +1,7 @@
 """Trains a small detector on generated shapes, tells its box AP and draws what it found: the whole way in minutes, on a CPU."""
 import argparse
 import os
+import sys
 import time
 from copy import deepcopy
 from pathlib import Path
@@ -18,6 +19,7 @@ from mmfocal.engine import one_sentence_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/atss_focal_nano_shapes.py'
+NUM_TRAIN, NUM_VAL = 4000, 300
 SCALE = 3  # the pictures are drawn larger than the images
 
 
@@ -30,24 +32,27 @@ def main():
 
     start = time.time()
     shapes = os.environ['SHAPES_ROOT']
-    made = make_shapes(shapes, num_train=4000, num_val=300, seed=0, size=(128, 136))
-    print(f'{shapes}: 4000 training and 300 held-out images', 'drawn' if made else 'are there already', flush=True)
+    made = make_shapes(shapes, num_train=NUM_TRAIN, num_val=NUM_VAL, seed=0, size=(128, 136))
+    print(f'{shapes}: {NUM_TRAIN} training and {NUM_VAL} held-out images', 'drawn' if made else 'are there already', flush=True)
     cfg = Config.fromfile(CONFIG)
     cfg.update(work_dir=args.work_dir, randomness=dict(seed=args.seed), runner_type='FocalRunner')
     runner = RUNNERS.build(cfg)
     runner.train()
-    average_precision = runner.message_hub.get_scalar('val/coco/bbox_mAP').current()
+    scalar = runner.message_hub.log_scalars.get('val/coco/bbox_mAP')
+    average_precision = scalar.current() if scalar else 0.  # none where nothing at all was detected
     sheet = draw(runner, Path(args.work_dir) / 'pictures')
     checkpoint = Path(args.work_dir, 'last_checkpoint').read_text()
+    python = Path(sys.executable)
+    python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else 'python'
 
     print(f"""
-box AP {average_precision:.3f} on 300 held-out images (seed {args.seed}), {(time.time() - start) / 60:.1f} minutes in all
+box AP {average_precision:.3f} on {NUM_VAL} held-out images (seed {args.seed}), {(time.time() - start) / 60:.1f} minutes in all
 ground truth (left) beside predictions (right): {sheet}
 
 Try next: test the checkpoint with flipped images, or any other of tools/test.py's options:
-  SHAPES_ROOT={shapes} python tools/test.py {CONFIG.relative_to(ROOT)} {os.path.relpath(checkpoint)} --show-dir work_dirs/demo/all
+  SHAPES_ROOT={shapes} {python} tools/test.py {CONFIG.relative_to(ROOT)} {os.path.relpath(checkpoint)} --tta --show-dir {args.work_dir}/all
 or train on COCO, which README.md explains:
-  COCO_ROOT=data/coco/ FOCAL_TINY=none python tools/train.py configs/atss_focal_tiny_3x.py""")
+  COCO_ROOT=data/coco/ FOCAL_TINY=none {python} tools/train.py configs/atss_focal_tiny_3x.py""")
 
 
 def draw(runner: Runner, folder: Path, count: int = 12, score_thr: float = 0.3) -> Path:

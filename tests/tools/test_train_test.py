@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmfocal.checkpoints import load_checkpoint
+
 ROOT = Path(__file__).parents[2]
 NANO = 'configs/atss_focal_nano_shapes.py'
 QUICK = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
@@ -77,7 +79,7 @@ def test_resume_goes_on(trained, shapes, tmp_path):
     assert done.returncode == 0, done.stderr
     log = done.stdout + done.stderr
     assert 'resumed epoch: 1, iter: 4' in log and 'Epoch(train) [1]' not in log.replace('  ', ' ')
-    checkpoint = torch.load(work_dir / 'epoch_2.pth', weights_only=False)
+    checkpoint = load_checkpoint(work_dir / 'epoch_2.pth')
     assert checkpoint['meta']['epoch'] == 2 and checkpoint['meta']['iter'] == 8
     assert checkpoint['optimizer']['state'][0]['step'] == 8
 
@@ -97,7 +99,7 @@ def test_two_processes_without_a_gpu(shapes, tmp_path):
     log = done.stdout + done.stderr
     assert done.returncode == 0, log
     assert 'SyncBN layers run as BN' in log and 'Epoch(val)' in log
-    assert torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['meta']['iter'] == 2
+    assert load_checkpoint(tmp_path / 'epoch_1.pth')['meta']['iter'] == 2
     done = run('dist_test.sh', NANO, tmp_path / 'epoch_1.pth', 2, '--work-dir', tmp_path, '--cfg-options', options[-1], SHAPES_ROOT=shapes,
                OMP_NUM_THREADS=1)
     assert done.returncode == 0 and 'coco/bbox_mAP' in done.stdout + done.stderr, done.stderr
@@ -225,12 +227,12 @@ def test_bad_checkpoints_stop_testing_with_a_sentence(trained, shapes, tmp_path,
     whole = (trained[0] / 'epoch_1.pth').read_bytes()
     (tmp_path / 'cut.pth').write_bytes(whole[:len(whole) // 2])
     torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(3)}), tmp_path / 'other.pth')
-    checkpoint = torch.load(trained[0] / 'epoch_1.pth', weights_only=False)
+    checkpoint = load_checkpoint(trained[0] / 'epoch_1.pth')
     for name, value in checkpoint['state_dict'].items():
         if name == 'bbox_head.atss_cls.weight':
             checkpoint['state_dict'][name] = value[:2]
     torch.save(checkpoint, tmp_path / 'classes.pth')
-    torch.save(dict(state_dict=torch.load(trained[0] / 'epoch_1.pth', weights_only=False)['state_dict']), tmp_path / 'weights.pth')
+    torch.save(dict(state_dict=load_checkpoint(trained[0] / 'epoch_1.pth')['state_dict']), tmp_path / 'weights.pth')
     test = ['test.py', NANO, '{}', '--work-dir', tmp_path / 'work']
     resume = ['train.py', NANO, '--work-dir', tmp_path / 'work', '--resume', '{}']
     for command, name, sentence in ((test, 'absent.pth', 'there is no such checkpoint file'), (test, 'cut.pth', 'truncated or not a checkpoint'),

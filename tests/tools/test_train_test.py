@@ -237,7 +237,7 @@ def test_bad_checkpoints_stop_testing_with_a_sentence(trained, shapes, tmp_path,
     resume = ['train.py', NANO, '--work-dir', tmp_path / 'work', '--resume', '{}']
     for command, name, sentence in ((test, 'absent.pth', 'there is no such checkpoint file'), (test, 'cut.pth', 'truncated or not a checkpoint'),
                                     (test, 'other.pth', 'is of another model than the config: it lacks backbone'),
-                                    (test, 'classes.pth', 'bbox_head.atss_cls.weight is (2, 64, 3, 3) in the file and (4, 64, 3, 3) in the model'),
+                                    (test, 'classes.pth', 'bbox_head.atss_cls.weight is (2, 48, 3, 3) in the file and (4, 48, 3, 3) in the model'),
                                     (resume, 'weights.pth', 'holds weights alone'), (resume, 'classes.pth', 'is of another model')):
         args = [str(arg).format(tmp_path / name) for arg in command]
         code, error = run_here(monkeypatch, capsys, *args, '--cfg-options', *QUICK)

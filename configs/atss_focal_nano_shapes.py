@@ -18,7 +18,7 @@ model = dict(
         norm_cfg=dict(type='GN', num_groups=12, requires_grad=True),
         anchor_generator=dict(octave_base_scale=4, strides=[4, 8, 16, 32])))
 
-epochs = 2
+epochs = 3
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=200),

@@ -19,7 +19,7 @@ from mmfocal.engine import one_sentence_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs/atss_focal_nano_shapes.py'
-NUM_TRAIN, NUM_VAL = 4000, 300
+NUM_TRAIN, NUM_VAL = 3400, 300
 SCALE = 3  # the pictures are drawn larger than the images
 
 

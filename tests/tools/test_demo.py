@@ -21,7 +21,7 @@ def test_demo_runs_to_its_end(tmp_path, monkeypatch, capsys):
     demo.main()
     said = capsys.readouterr().out
     assert 'box AP 0.' in said and 'on 12 held-out images (seed 1)' in said
-    assert 'tools/test.py configs/atss_focal_nano_shapes.py work_dirs/demo/epoch_2.pth' in said
+    assert 'tools/test.py configs/atss_focal_nano_shapes.py work_dirs/demo/epoch_3.pth' in said
     sheet = cv2.imread(str(tmp_path / 'work_dirs/demo/pictures/contact_sheet.jpg'))
     assert sheet.shape[1] > 6 * 128 * 3 and sheet.std() > 20
     assert len(list((tmp_path / 'work_dirs/demo/pictures').glob('*.png'))) == 12

@@ -308,7 +308,7 @@ class FocalAttention(nn.Module):
         self.proj_drop = nn.Dropout(drop)
         self.pool_layers = nn.ModuleList()
         if focal_pool == 'fc':
-            self.pool_layers.extend(nn.Linear((ws // 2**k)**2, 1) for k in range(layout.pooled_levels))
+            self.pool_layers.extend(SubWindowPool(ws // 2**k) for k in range(layout.pooled_levels))
         self.window_bias_table = nn.Parameter(torch.empty(num_heads, (2 * ws - 1)**2))
         self.ring_bias_table = nn.Parameter(torch.empty(num_heads, ws**2, layout.ring)) if layout.ring else None
         self.pooled_bias_tables = nn.ParameterList(torch.empty(num_heads, (ws + r - 1)**2) for r in regions)
@@ -323,9 +323,6 @@ class FocalAttention(nn.Module):
         for linear in (self.qkv, self.proj):
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
-        for linear in self.pool_layers:
-            nn.init.constant_(linear.weight, 1 / linear.in_features)
-            nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) → (B, h, w, C)."""
@@ -362,10 +359,7 @@ class FocalAttention(nn.Module):
         top, left = (x.shape[1] - rows * side) // 2, (x.shape[2] - cols * side) // 2
         x = x[:, top:top + rows * side, left:left + cols * side]
         x = x.unflatten(2, (cols, side)).unflatten(1, (rows, side))  # (B, rows, side, cols, side, C)
-        if not self.pool_layers:
-            return x.mean((2, 4))
-        pool = self.pool_layers[level]
-        return torch.einsum('brichj,ij->brch', x.transpose(4, 5), pool.weight.view(side, side)) + pool.bias
+        return self.pool_layers[level](x) if self.pool_layers else x.mean((2, 4))
 
     def _bias(self) -> Tensor:
         """(heads, window_size², keys)."""
@@ -375,6 +369,24 @@ class FocalAttention(nn.Module):
         for level, table in enumerate(self.pooled_bias_tables, 1):
             biases.append(table[:, getattr(self, f'bias_index{level}')])
         return torch.cat(biases, -1)
+
+
+class SubWindowPool(nn.Module):
+    """Pools sub-windows with learned weights, the same for all channels, which start as the mean.
+
+    Args:
+        side (int): Side of a sub-window, in tokens.
+    """
+
+    def __init__(self, side: int):
+        super().__init__()
+        self.side = side
+        self.weight = nn.Parameter(torch.full((1, side**2), 1 / side**2))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, rows, side, cols, side, C) → (B, rows, cols, C)."""
+        return torch.einsum('brichj,ij->brch', x.transpose(4, 5), self.weight.view(self.side, self.side)) + self.bias
 
 
 class Mlp(nn.Module):

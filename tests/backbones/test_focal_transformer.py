@@ -242,3 +242,11 @@ def test_stochastic_depth_drops_whole_images():
     kept = branch.flatten(1).any(1)
     assert 0.04 < kept.float().mean() < 0.18  # the last block's rate is 0.9
     torch.testing.assert_close(branch[kept], x[kept] / 0.1)
+
+
+def test_init_cfg_of_linear_layers_leaves_the_pooling_a_mean():
+    model = nano(init_cfg=dict(type='Xavier', layer='Linear'))
+    model.init_weights()
+    attention = model.stages[0].blocks[0].attn
+    torch.testing.assert_close(attention.pool_layers[0].weight, torch.full((1, 49), 1 / 49))
+    assert attention.qkv.weight.std() > .1

@@ -5,6 +5,7 @@ import pickle
 import cv2
 import numpy as np
 import pytest
+from mmengine.registry import init_default_scope
 import torch
 from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
@@ -18,6 +19,11 @@ from mmfocal.errors import ConfigError, DataError, MissingFileError
 CLASSES = ('disc', 'box', 'star')
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True),
             dict(type='mmdet.PackDetInputs')]
+
+
+@pytest.fixture(autouse=True)
+def mmdet_scope():
+    init_default_scope('mmdet')  # another test may have left another
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ Names and shapes: `n` windows, `t` = window_size² tokens in a window, `keys` ke
 its own t tokens; its ring (the (window_size + 2·expand_size)² region less the window itself, row-major); for each pooled level
 the square region of pooled tokens, row-major.
 """
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Tuple
@@ -107,7 +108,7 @@ def _compute(layout: Layout, height: int, width: int, device: torch.device) -> G
     index, seen = _product(_fine_axis(rows, ws, offsets, own, layout.border), _fine_axis(cols, ws, offsets, own, layout.border))
     own = (own[:, None] & own).flatten()
     order = torch.argsort((~own).to(torch.uint8), stable=True)
-    outside = height * width + sum(_area(layout.pooled_size(height, width, k)) for k in range(layout.pooled_levels))
+    outside = height * width + sum(math.prod(layout.pooled_size(height, width, k)) for k in range(layout.pooled_levels))
     index, seen = index[:, order], seen[:, order]
     indices = [index.masked_fill(~seen, outside)]
     masks = [torch.zeros(index.shape, device=device).masked_fill(~seen, float('-inf'))]
@@ -122,7 +123,7 @@ def _compute(layout: Layout, height: int, width: int, device: torch.device) -> G
         index, seen = _product(*axes)
         indices.append((index + base).masked_fill(~seen, outside))
         masks.append(torch.zeros(index.shape, device=device).masked_fill(~seen, POOLED_MASK))
-        base += _area(size)
+        base += math.prod(size)
 
     mask = torch.cat(masks, -1)[:, None]
     if layout.shifted:
@@ -130,10 +131,6 @@ def _compute(layout: Layout, height: int, width: int, device: torch.device) -> G
         other[:, :, :layout.tokens] = _shift_mask(rows, cols, ws, device)
         mask = mask + other
     return Geometry(torch.cat(indices, -1), mask)
-
-
-def _area(size: Tuple[int, int]) -> int:
-    return size[0] * size[1]
 
 
 def _fine_axis(count, ws, offsets, own, border):

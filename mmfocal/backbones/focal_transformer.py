@@ -14,6 +14,9 @@ from mmfocal.ops.focal_attention import BACKENDS, Layout, focal_attention, relat
 from mmfocal.ops.focal_attention.functional import check_layout
 
 
+_HIDDEN_VALUES = 2**20  # of an MLP at a time, on a CPU
+
+
 @MODELS.register_module()
 class FocalTransformer(BaseModule):
     """Focal Transformer backbone for dense prediction, https://arxiv.org/abs/2107.00641.
@@ -277,7 +280,15 @@ class FocalBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) → (B, h, w, C)."""
-        x = x + self._branch(self.attn(self.norm1(x)), self.gamma_1)
+        attended = self.attn(self.norm1(x))
+        if torch.is_grad_enabled() or x.device.type != 'cpu' or torch.compiler.is_compiling():
+            return self._after_attention(x, attended)
+        # some rows of the map at a time: the MLP's hidden channels stay in the processor's cache
+        rows = max(1, _HIDDEN_VALUES // (len(x) * x.shape[2] * self.mlp.fc1.out_features))
+        return torch.cat([self._after_attention(*parts) for parts in zip(x.split(rows, 1), attended.split(rows, 1))], 1)
+
+    def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self._branch(self.attn.project(attended), self.gamma_1)
         return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2)
 
     def _branch(self, x: Tensor, gain: Optional[Tensor]) -> Tensor:
@@ -325,7 +336,7 @@ class FocalAttention(nn.Module):
                 nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, C) → (B, h, w, C)."""
+        """(B, h, w, C) → (B, h, w, C): what the heads attended to, side by side; `project` comes after it."""
         h, w, dim = x.shape[1:]
         ws, heads = self.layout.window_size, self.num_heads
         height, width = -(-h // ws) * ws, -(-w // ws) * ws
@@ -350,7 +361,11 @@ class FocalAttention(nn.Module):
         x = x.flatten(3)
         if shift:
             x = x.roll((shift, shift), (1, 2))
-        return self.proj_drop(self.proj(x[:, :h, :w]))
+        return x[:, :h, :w]
+
+    def project(self, x: Tensor) -> Tensor:
+        """(…, C) → (…, C)."""
+        return self.proj_drop(self.proj(x))
 
     def _pool(self, x: Tensor, level: int) -> Tensor:
         """(B, H, W, C) → (B, H/window_size·2^level, W/window_size·2^level, C): one token for each sub-window."""

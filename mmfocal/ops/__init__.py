@@ -1,4 +1,4 @@
 """Operators; they need torch alone."""
-from .focal_attention import focal_attention
+from .focal_attention import Layout, focal_attention, focal_attention_flops
 
-__all__ = ['focal_attention']
+__all__ = ['Layout', 'focal_attention', 'focal_attention_flops']

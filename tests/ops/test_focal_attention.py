@@ -110,13 +110,12 @@ def test_without_bias_and_pooled_levels_it_is_plain_windows(backend):
     torch.testing.assert_close(call(layout, q, k, v, pooled, None, backend), expected)
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-def test_dropout_drops(backend):
+def test_dropout_drops():
     layout = Layout(3, 1, 3, 1)
     args = inputs(layout)
-    whole = call(layout, *args, backend)
+    whole = call(layout, *args, 'auto')
     torch.manual_seed(1)
-    dropped = torch.stack([call(layout, *args, backend, dropout_p=0.3) for _ in range(300)])
+    dropped = torch.stack([call(layout, *args, 'auto', dropout_p=0.3) for _ in range(300)])
     assert not torch.equal(dropped[0], dropped[1])
     assert (dropped.mean(0) - whole).abs().max() < 0.35  # its mean is the attention without dropout
 
@@ -145,7 +144,7 @@ def test_geometry_is_computed_once_a_shape():
     (dict(expand_size=-1), ValueError, 'expand_size must be an integer of at least 0'),
     (dict(focal_window=2), ValueError, 'focal_window must be odd'),
     (dict(border='zero'), ValueError, "border must be 'wrap' or 'mask'"),
-    (dict(backend='cuda'), ValueError, "backend must be 'auto' or one of 'reference', 'gather', got 'cuda'"),
+    (dict(backend='cuda'), ValueError, "backend must be 'auto' or one of 'reference', 'gather', 'triton', got 'cuda'"),
     (dict(pooled_kv=[(torch.zeros(1, 2, 3, 1, 4), ) * 2]), ValueError, r'pooled_kv\[0\]: k must be \(1, 2, 2, 1, 4\)'),
     (dict(bias=torch.zeros(1, 9, 9)), ValueError, r'bias must be \(heads, window_size², keys\) = \(1, 9, 34\)'),
 ])

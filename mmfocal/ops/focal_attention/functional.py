@@ -1,12 +1,15 @@
-from typing import Sequence, Tuple
+import importlib.util
+from typing import Optional, Sequence, Tuple
 
 from torch import Tensor
 
-from .gather import gather_attention
-from .geometry import Layout, get_geometry
+from .geometry import Layout
+from .library import fused_attention, load_backend
 from .reference import reference_attention
 
-BACKENDS = {'reference': reference_attention, 'gather': gather_attention}
+_TRITON_IS_THERE = importlib.util.find_spec('triton') is not None
+
+BACKENDS = ('reference', 'gather', 'triton')
 
 
 def focal_attention(q: Tensor,
@@ -44,21 +47,47 @@ def focal_attention(q: Tensor,
         shifted (bool): The map was rolled by −(window_size // 2) on both axes: tokens that only the roll brought into
             one window do not see each other there. Defaults to False.
         dropout_p (float): Dropout on the attention weights, applied whenever > 0. Defaults to 0.
-        backend (str): 'reference' (the definition, any dtype), 'gather' (one gather and PyTorch's fused attention) or 'auto' (the
-            fastest that supports the input). Defaults to 'auto'.
+        backend (str): 'triton' (a fused kernel, on GPUs), 'gather' (a few windows at a time, any device), 'reference' (the definition,
+            any dtype, differentiable twice) or 'auto', the first of these that supports the input. Defaults to 'auto'.
 
     Returns:
         Tensor: (B, H, W, heads, head_dim), in q's dtype.
 
     Raises:
         TypeError: If q, k, v are not floating-point tensors of one dtype.
-        ValueError: If a shape or an option does not fit.
+        ValueError: If a shape or an option does not fit, or a backend asked for does not support the input.
+
+    Example:
+        >>> qkv = torch.randn(2, 56, 84, 3, 4, 32)  # two maps of 56 × 84 tokens, 4 heads of 32 channels
+        >>> pooled = torch.randn(2, 8, 12, 2, 4, 32)  # keys and values of one token for each 7 × 7 window
+        >>> focal_attention(*qkv.unbind(3), [pooled.unbind(3)], focal_window=5).shape
+        torch.Size([2, 56, 84, 4, 32])
     """
     layout = Layout(window_size, expand_size, focal_window, len(pooled_kv), border, shifted)
     _check(q, k, v, pooled_kv, bias, layout, backend)
-    geometry = get_geometry(layout, q.shape[1], q.shape[2], q)
-    attend = BACKENDS['gather' if backend == 'auto' else backend]
-    return attend(q, k, v, pooled_kv, bias, layout, geometry, dropout_p)
+    backend = _choose(backend, q, layout, dropout_p)
+    if backend == 'reference':
+        return reference_attention(q, k, v, pooled_kv, bias, layout, dropout_p)
+    pooled_k, pooled_v = ([pair[i] for pair in pooled_kv] for i in range(2))
+    return fused_attention(q, k, v, pooled_k, pooled_v, bias, window_size, expand_size, focal_window, border, shifted, backend)[0]
+
+
+def _choose(backend: str, q: Tensor, layout: Layout, dropout_p: float) -> str:
+    if backend == 'reference':
+        return backend
+    if backend == 'auto':
+        names = ('triton', 'gather') if q.is_cuda else ('gather', )
+        return next((name for name in names if _unsupported(name, q, layout, dropout_p) is None), 'reference')
+    reason = _unsupported(backend, q, layout, dropout_p)
+    if reason is not None:
+        raise ValueError(f'backend={backend!r} cannot take this input: {reason}')
+    return backend
+
+
+def _unsupported(name: str, q: Tensor, layout: Layout, dropout_p: float) -> Optional[str]:
+    if name == 'triton' and not _TRITON_IS_THERE:
+        return 'the package triton is not installed'
+    return load_backend(name).unsupported(q, layout, dropout_p)
 
 
 def _check(q, k, v, pooled_kv, bias, layout, backend):

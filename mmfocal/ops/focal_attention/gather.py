@@ -1,27 +1,251 @@
-from typing import Optional, Sequence, Tuple
+"""Focal attention on any device: the keys and values of some windows at a time are brought together, attended to and dropped.
+
+What is gathered at once fits a processor's cache; backward gathers it again. Names and shapes: `n` windows at a time,
+`t` = window_size² tokens in a window, `keys` keys a window. Inside, a window's keys are in the order of regions: the fine region row by
+row, with the window's own tokens in its middle, then the regions of the pooled levels. Keys and values lie together: (2, …).
+"""
+from dataclasses import dataclass
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .geometry import Geometry, Layout
-from .windows import all_tokens, window_partition, window_reverse
+from .geometry import Layout, get_geometry, once_a_shape
+
+_STEP_BYTES = {'cpu': 2**22, 'elsewhere': 2**28}  # of keys and values: a share of the cache; enough to fill an accelerator
 
 
-def gather_attention(q: Tensor, k: Tensor, v: Tensor, pooled_kv: Sequence[Tuple[Tensor, Tensor]], bias: Optional[Tensor],
-                     layout: Layout, geometry: Geometry, dropout_p: float) -> Tensor:
-    """Focal attention as one gather of keys and values, then PyTorch's fused attention; see `focal_attention`."""
-    batch, height, width, heads, head_dim = q.shape
-    queries = window_partition(q, layout.window_size).flatten(0, 1)  # (B·n, t, heads, head_dim)
-    tokens = all_tokens(torch.stack([k, v], 3), [torch.stack(pair, 3) for pair in pooled_kv])
-    index = geometry.key_index
-    gathered = tokens.index_select(1, index.flatten()).view(batch * len(index), -1, 2, heads, head_dim)
+def unsupported(q: Tensor, layout: Layout, dropout_p: float) -> Optional[str]:
+    """Why this backend cannot take the input; None if it can."""
+    return 'it does not drop attention weights' if dropout_p else None
 
-    mask = geometry.mask[:, None].to(q.dtype)  # (n, 1, 1 or t, keys)
-    if bias is not None:
-        mask = mask + bias.to(q.dtype)
-    mask = mask.expand(batch, -1, heads, layout.tokens, -1).reshape(-1, heads, layout.tokens, layout.keys)
-    keys, values = gathered.unbind(2)
-    out = F.scaled_dot_product_attention(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask, dropout_p)
-    out = out.transpose(1, 2).unflatten(0, (batch, -1))  # (B, n, t, heads, head_dim)
-    return window_reverse(out, layout.window_size, height, width)
+
+def forward(q: Tensor, k: Tensor, v: Tensor, pooled_kv: Sequence[Tuple[Tensor, Tensor]], bias: Optional[Tensor],
+            layout: Layout) -> Tuple[Tensor, Tensor]:
+    """Focal attention; see `focal_attention` for the arguments.
+
+    Returns:
+        Tuple[Tensor, Tensor]: The output, (B, H, W, heads, head_dim), and an empty tensor: no statistics are kept.
+    """
+    plan = _plan(layout, *q.shape[1:3], q.device)
+    maps = [_pair(k, v), *(_pair(*pair) for pair in pooled_kv)]
+    bias = plan.ordered(bias, _dtype(q))
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    for step in plan.steps(q):
+        _, _, values, weights = _attend(q, maps, bias, plan, step)
+        _put(weights @ values, out, layout, step)
+    return out, q.new_empty(0)
+
+
+def backward(grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, pooled_kv: Sequence[Tuple[Tensor, Tensor]], bias: Optional[Tensor],
+             out: Tensor, lse: Tensor, layout: Layout, bias_grad: bool):
+    """Gradients of `forward`'s inputs: q's, k's, v's, a list of pairs for pooled_kv, and the bias' (None unless `bias_grad`)."""
+    plan = _plan(layout, *q.shape[1:3], q.device)
+    maps = [_pair(k, v), *(_pair(*pair) for pair in pooled_kv)]
+    ordered = plan.ordered(bias, _dtype(q))
+    grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    grad_maps = [_extended(x, layout, level) for level, x in enumerate(maps)]
+    grad_bias = torch.zeros_like(ordered)
+    for step in plan.steps(q):
+        queries, keys, values, weights = _attend(q, maps, ordered, plan, step)
+        grads, outs = (_take(x, layout, step) for x in (grad_out, out))
+        grad_logits = (grads @ values.transpose(-1, -2)).sub_((grads * outs).sum(-1, keepdim=True)).mul_(weights)
+        if bias_grad:
+            grad_bias += grad_logits.sum(0)
+        _put((grad_logits @ keys).mul_(q.shape[-1]**-0.5), grad_q, layout, step)
+        regions = torch.stack([grad_logits.transpose(-1, -2) @ queries, weights.transpose(-1, -2) @ grads])
+        _scatter(regions, grad_maps, layout, step)
+    grads = [_cropped(grad, x, layout, level) for level, (grad, x) in enumerate(zip(grad_maps, maps))]
+    if bias_grad:
+        grad_bias = torch.empty_like(grad_bias).index_copy_(-1, plan.order, grad_bias).to(bias.dtype)
+    return (grad_q, *grads[0], grads[1:], grad_bias if bias_grad else None)
+
+
+def _dtype(x: Tensor) -> torch.dtype:
+    """What is computed in: float32 for the halves."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Windows to work on at a time: images, and whole rows of windows; `masked` if any sees a masked key."""
+    images: slice
+    rows: slice
+    masked: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A geometry in the order of regions.
+
+    Attributes:
+        layout (Layout): The attention pattern.
+        order (Tensor): (keys,), where each key is in the operator's order.
+        masks (Tensor): (rows, cols, 1, 1, keys), float32, 0 or −inf, which in place of −100 changes a result by less than 1e-40 of itself.
+        shift_masks (Tensor, optional): (4, 1, t, keys), likewise.
+        shift_kind (Tensor, optional): (rows, cols), which of the four.
+        masked (List[bool]): Whether anything is masked in a row of windows.
+    """
+    layout: Layout
+    order: Tensor
+    masks: Tensor
+    shift_masks: Optional[Tensor]
+    shift_kind: Optional[Tensor]
+    masked: List[bool]
+
+    def steps(self, q: Tensor) -> Iterator[_Step]:
+        rows, cols = self.masks.shape[:2]
+        row_bytes = 2 * cols * self.layout.keys * q.shape[3] * q.shape[4] * q.element_size()
+        most = max(1, _STEP_BYTES['cpu' if q.device.type == 'cpu' else 'elsewhere'] // row_bytes)
+        images, rows_at_once = max(1, most // rows), min(most, rows)
+        for row in range(0, rows, rows_at_once):
+            some_rows = slice(row, min(row + rows_at_once, rows))
+            for image in range(0, len(q), images):
+                yield _Step(slice(image, min(image + images, len(q))), some_rows, any(self.masked[some_rows]))
+
+    def ordered(self, bias: Optional[Tensor], dtype: torch.dtype) -> Tensor:
+        """The bias in the order of regions, (1 or heads, 1 or t, keys)."""
+        if bias is None:
+            return torch.zeros(1, 1, len(self.order), dtype=dtype, device=self.order.device)
+        return bias[..., self.order].to(dtype)
+
+    def add_mask(self, logits: Tensor, step: _Step) -> None:
+        """Adds the mask to a step's logits, (n, heads, t, keys)."""
+        logits = logits.unflatten(0, (step.images.stop - step.images.start, step.rows.stop - step.rows.start, -1))
+        logits += self.masks[step.rows]
+        if self.shift_masks is not None:
+            logits += self.shift_masks[self.shift_kind[step.rows]]
+
+
+@once_a_shape
+def _plan(layout: Layout, height: int, width: int, device: torch.device) -> _Plan:
+    geometry = get_geometry(layout, height, width, torch.empty(0, device=device))
+    rows, cols = height // layout.window_size, width // layout.window_size
+    own = torch.zeros(2 * [layout.window_size + 2 * layout.expand_size], dtype=torch.bool, device=device)
+    inside = slice(layout.expand_size, layout.expand_size + layout.window_size)
+    own[inside, inside] = True
+    fine = torch.cat([own.flatten().nonzero(), (~own).flatten().nonzero()]).flatten().argsort()
+    order = torch.cat([fine, torch.arange(len(fine), layout.keys, device=device)])
+
+    masks = geometry.mask.view(rows, cols, 1, 1, -1)[..., order]
+    masks = masks.masked_fill(masks < 0, float('-inf'))
+    masked, shift_masks, shift_kind = (masks < 0).flatten(1).any(1), None, None
+    if layout.shifted:
+        shift_masks = F.pad(geometry.shift_mask, (0, layout.keys - layout.tokens))[:, None, :, order]
+        shift_masks = shift_masks.masked_fill(shift_masks < 0, float('-inf'))
+        shift_kind = geometry.shift_kind.view(rows, cols)
+        masked = masked | (shift_kind > 0).any(1)
+    return _Plan(layout, order, masks, shift_masks, shift_kind, masked.tolist())
+
+
+def _attend(q: Tensor, maps: Sequence[Tensor], bias: Tensor, plan: _Plan, step: _Step) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A step's scaled queries (n, heads, t, head_dim), keys and values (n, heads, keys, head_dim), and weights (n, heads, t, keys)."""
+    queries = _take(q, plan.layout, step) * q.shape[-1]**-0.5
+    keys, values = _gather(maps, plan.layout, step)
+    logits = (queries @ keys.transpose(-1, -2)).add_(bias)
+    if step.masked:
+        plan.add_mask(logits, step)
+    return queries, keys, values, logits.softmax(-1)
+
+
+def _level(layout: Layout, level: int) -> Tuple[int, int, int]:
+    """Of a level's map, the fine one's being 0: tokens from window to window, tokens of a region before its window, its side."""
+    if level == 0:
+        return layout.window_size, layout.expand_size, layout.window_size + 2 * layout.expand_size
+    return 2**(level - 1), layout.focal_window // 2, layout.region(level - 1)
+
+
+def _pair(k: Tensor, v: Tensor) -> Tensor:
+    """k and v as one tensor (2, …): a view where they lie in one, as parts of one projection do."""
+    step = v.storage_offset() - k.storage_offset()
+    if step > 0 and k.stride() == v.stride() and k.untyped_storage().data_ptr() == v.untyped_storage().data_ptr():
+        return k.as_strided((2, *k.shape), (step, *k.stride()))
+    return torch.stack([k, v])
+
+
+def _windows(x: Tensor, layout: Layout, step: _Step) -> Tensor:
+    """View of a step's part of a map, (images, rows, cols, heads, window_size, window_size, head_dim)."""
+    ws = layout.window_size
+    x = x[step.images, step.rows.start * ws:step.rows.stop * ws]
+    return x.unflatten(2, (-1, ws)).unflatten(1, (-1, ws)).permute(0, 1, 3, 5, 2, 4, 6)
+
+
+def _take(x: Tensor, layout: Layout, step: _Step) -> Tensor:
+    """A step's windows of a map, (n, heads, t, head_dim)."""
+    return _windows(x, layout, step).to(_dtype(x)).reshape(-1, x.shape[3], layout.tokens, x.shape[4])
+
+
+def _put(windows: Tensor, x: Tensor, layout: Layout, step: _Step) -> None:
+    """Writes a step's windows, (n, heads, t, head_dim), into a map: the inverse of `_take`."""
+    target = _windows(x, layout, step)
+    target.copy_(windows.view(target.shape))
+
+
+def _gather(maps: Sequence[Tensor], layout: Layout, step: _Step) -> Tensor:
+    """All levels' regions of a step's windows, (2, n, heads, keys, head_dim)."""
+    images, rows, cols = step.images, step.rows, maps[0].shape[3] // layout.window_size
+    gathered = maps[0].new_empty(2, images.stop - images.start, rows.stop - rows.start, cols, maps[0].shape[4], layout.keys,
+                                 maps[0].shape[5], dtype=_dtype(maps[0]))
+    first = 0
+    for level, x in enumerate(maps):
+        stride, before, side = _level(layout, level)
+        x = _wrapped(x[:, images], 2, rows.start * stride - before, (rows.stop - 1) * stride - before + side)
+        x = _wrapped(x, 3, -before, (cols - 1) * stride - before + side)
+        regions = x.unfold(2, side, stride).unfold(3, side, stride)  # (2, images, rows, cols, heads, head_dim, side, side)
+        target = gathered[..., first:first + side**2, :].unflatten(-2, (side, side))
+        target.copy_(regions.permute(0, 1, 2, 3, 4, 6, 7, 5))
+        first += side**2
+    return gathered.flatten(1, 3)
+
+
+def _wrapped(x: Tensor, dim: int, start: int, stop: int) -> Tensor:
+    """x from `start` to `stop`, which may be beyond its ends: after its end it starts anew. What is not to be seen, masks hide."""
+    length = x.shape[dim]
+    if 0 <= start and stop <= length:
+        return x.narrow(dim, start, stop - start)
+    pieces = []
+    while start < stop:
+        size = min(length - start % length, stop - start)
+        pieces.append(x.narrow(dim, start % length, size))
+        start += size
+    return torch.cat(pieces, dim)
+
+
+def _extended(x: Tensor, layout: Layout, level: int) -> Tensor:
+    """Zeros for the gradients of a level's maps and of what regions reach beyond them."""
+    stride, _, side = _level(layout, level)
+    beyond = (-(-side // stride) - 1) * stride
+    return x.new_zeros(*x.shape[:2], x.shape[2] + beyond, x.shape[3] + beyond, *x.shape[4:], dtype=_dtype(x))
+
+
+def _scatter(gathered: Tensor, maps: Sequence[Tensor], layout: Layout, step: _Step) -> None:
+    """Adds what belongs to the regions of a step, (2, n, heads, keys, head_dim), to the extended maps."""
+    images, rows = step.images, step.rows
+    gathered = gathered.unflatten(1, (images.stop - images.start, rows.stop - rows.start, -1))
+    cols = gathered.shape[3]
+    first = 0
+    for level, x in enumerate(maps):
+        stride, _, side = _level(layout, level)
+        regions = gathered[..., first:first + side**2, :].unflatten(-2, (side, side))
+        regions = regions.permute(0, 1, 2, 5, 3, 6, 4, 7)  # (2, images, rows, side, cols, side, heads, head_dim)
+        first += side**2
+        strips = x.new_zeros(*regions.shape[:4], *x.shape[3:])
+        for left in range(0, side, stride):  # of the regions' columns, those that no two windows share
+            part = strips[:, :, :, :, left:left + cols * stride].unflatten(4, (cols, stride))[:, :, :, :, :, :side - left]
+            part += regions[:, :, :, :, :, left:left + stride]
+        for row in range(rows.start, rows.stop):
+            x[:, images, row * stride:row * stride + side] += strips[:, :, row - rows.start]
+
+
+def _cropped(x: Tensor, like: Tensor, layout: Layout, level: int) -> Tuple[Tensor, Tensor]:
+    """The gradients of maps: what the extended ones hold beyond them belongs, at the fine level, to the opposite edge."""
+    _, before, _ = _level(layout, level)
+    for dim in (2, 3):
+        length = like.shape[dim]
+        inside = x.narrow(dim, before, length)
+        if level == 0 and before:
+            inside.narrow(dim, length - before, before).add_(x.narrow(dim, 0, before))
+            inside.narrow(dim, 0, before).add_(x.narrow(dim, before + length, before))
+        x = inside
+    return tuple(grad.to(like.dtype, memory_format=torch.contiguous_format, copy=True) for grad in x)

@@ -4,10 +4,11 @@ Names and shapes: `n` windows, `t` = window_size² tokens in a window, `keys` ke
 its own t tokens; its ring (the (window_size + 2·expand_size)² region less the window itself, row-major); for each pooled level
 the square region of pooled tokens, row-major.
 """
+import functools
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Callable, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -62,10 +63,36 @@ class Geometry:
     Attributes:
         key_index (Tensor): (n, keys), int64, windows in row-major order: positions in the list of all tokens: the map's
             height·width, each pooled level's, and last one token of zeros, which stands for everything outside the map.
-        mask (Tensor): (n, 1 or t, keys), float32, to be added to the logits: 0, −100 or −inf; t rows only with a shift.
+        mask (Tensor): (n, keys), float32, to be added to the logits: 0, −100 or −inf.
+        shift_mask (Tensor, optional): (4, t, t), float32, to be added to the logits of a window's own tokens; None without a shift.
+        shift_kind (Tensor, optional): (n,), int64: which of the four is a window's: 0 inside the map, 1 in its last column of
+            windows, 2 in its last row, 3 in both.
     """
     key_index: Tensor
     mask: Tensor
+    shift_mask: Optional[Tensor] = None
+    shift_kind: Optional[Tensor] = None
+
+
+def once_a_shape(compute: Callable) -> Callable:
+    """Keeps what `compute(layout, height, width, device)` returns for the shapes of late; it is not to be written to."""
+    cache = OrderedDict()
+
+    @functools.wraps(compute)
+    def cached(layout: Layout, height: int, width: int, device: torch.device):
+        key = (layout, height, width, device)
+        if key not in cache:
+            with torch.inference_mode(False):  # else a later training step could not save these tensors for backward
+                cache[key] = compute(layout, height, width, device)
+            while len(cache) > _CACHE_SIZE:
+                cache.popitem(last=False)
+        cache.move_to_end(key)
+        return cache[key]
+
+    return cached
+
+
+_CACHE_SIZE = 128  # multi-scale training: tens of shapes times four stages, up to a few MB each
 
 
 def get_geometry(layout: Layout, height: int, width: int, x: Tensor) -> Geometry:
@@ -82,20 +109,7 @@ def get_geometry(layout: Layout, height: int, width: int, x: Tensor) -> Geometry
     """
     if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
         return _compute(layout, height, width, x.device)  # traced or fake tensors must not outlive their trace
-    key = (layout, height, width, x.device)
-    geometry = _cache.get(key)
-    if geometry is None:
-        with torch.inference_mode(False):  # else a later training step could not save these tensors for backward
-            geometry = _compute(layout, height, width, x.device)
-        _cache[key] = geometry
-        while len(_cache) > _CACHE_SIZE:
-            _cache.popitem(last=False)
-    _cache.move_to_end(key)
-    return geometry
-
-
-_CACHE_SIZE = 128  # multi-scale training: tens of shapes times four stages, up to a few MB each
-_cache: 'OrderedDict[tuple, Geometry]' = OrderedDict()
+    return _compute_once(layout, height, width, x.device)
 
 
 def _compute(layout: Layout, height: int, width: int, device: torch.device) -> Geometry:
@@ -125,12 +139,11 @@ def _compute(layout: Layout, height: int, width: int, device: torch.device) -> G
         masks.append(torch.zeros(index.shape, device=device).masked_fill(~seen, POOLED_MASK))
         base += math.prod(size)
 
-    mask = torch.cat(masks, -1)[:, None]
-    if layout.shifted:
-        other = mask.new_zeros(rows * cols, layout.tokens, layout.keys)
-        other[:, :, :layout.tokens] = _shift_mask(rows, cols, ws, device)
-        mask = mask + other
-    return Geometry(torch.cat(indices, -1), mask)
+    shift = _shift_mask(rows, cols, ws, device) if layout.shifted else (None, None)
+    return Geometry(torch.cat(indices, -1), torch.cat(masks, -1), *shift)
+
+
+_compute_once = once_a_shape(_compute)
 
 
 def _fine_axis(count, ws, offsets, own, border):
@@ -160,13 +173,14 @@ def _product(row_axis, col_axis):
 
 
 def _shift_mask(rows, cols, ws, device):
-    """Swin's mask on a rolled map, (windows, t, t): tokens that the roll brought together do not see each other."""
-    def part(count):  # the last window holds tokens of the map's end and, after ws // 2 of them rolled round, of its start
-        position = torch.arange(count * ws, device=device)
-        return (position >= (count - 1) * ws).long() + (position >= count * ws - ws // 2)
-
-    parts = (part(rows)[:, None] * 3 + part(cols)).view(rows, ws, cols, ws).transpose(1, 2).reshape(rows * cols, -1)
-    return (parts[:, :, None] != parts[:, None, :]) * POOLED_MASK
+    """Swin's mask on a rolled map, (4, t, t), and which of the four is each window's, (n,)."""
+    # the last window holds tokens of the map's end and, after ws // 2 of them rolled round, of its start
+    rolled = torch.arange(ws, device=device) >= ws - ws // 2
+    parts = [(last_row * rolled[:, None] * 2 + last_col * rolled).flatten() for last_row in (0, 1) for last_col in (0, 1)]
+    parts = torch.stack(parts)
+    mask = (parts[:, :, None] != parts[:, None, :]) * POOLED_MASK
+    kind = (torch.arange(rows, device=device) == rows - 1)[:, None] * 2 + (torch.arange(cols, device=device) == cols - 1)
+    return mask, kind.flatten()
 
 
 def relative_index(ws: int, region: int, device=None) -> Tensor:

@@ -10,11 +10,10 @@ from torch import Tensor
 
 from mmfocal.checkpoints.released import load_backbone_weights
 from mmfocal.errors import ConfigError
-from mmfocal.ops.focal_attention import BACKENDS, Layout, focal_attention, relative_index
+from mmfocal.ops.focal_attention import BACKENDS, Layout, focal_attention_qkvpacked, relative_index
 from mmfocal.ops.focal_attention.functional import check_layout
 
-
-_HIDDEN_VALUES = 2**20  # of an MLP at a time, on a CPU
+from .mlp import HIDDEN_VALUES, Mlp, pays_in_steps
 
 
 @MODELS.register_module()
@@ -281,10 +280,9 @@ class FocalBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) → (B, h, w, C)."""
         attended = self.attn(self.norm1(x))
-        if torch.is_grad_enabled() or x.device.type != 'cpu' or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or not pays_in_steps(x):
             return self._after_attention(x, attended)
-        # some rows of the map at a time: the MLP's hidden channels stay in the processor's cache
-        rows = max(1, _HIDDEN_VALUES // (len(x) * x.shape[2] * self.mlp.fc1.out_features))
+        rows = max(1, HIDDEN_VALUES // (len(x) * x.shape[2] * self.mlp.fc1.out_features))
         return torch.cat([self._after_attention(*parts) for parts in zip(x.split(rows, 1), attended.split(rows, 1))], 1)
 
     def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -346,15 +344,13 @@ class FocalAttention(nn.Module):
         if shift:
             x = x.roll((-shift, -shift), (1, 2))
 
-        q, k, v = self.qkv(x).unflatten(-1, (3, heads, dim // heads)).unbind(3)  # (B, height, width, heads, head_dim) each
+        qkv = self.qkv(x).unflatten(-1, (3, heads, dim // heads))  # (B, height, width, 3, heads, head_dim)
         pooled_kv = []
         for level in range(self.layout.pooled_levels):
-            pooled = self._pool(x, level)
-            bias = None if self.qkv.bias is None else self.qkv.bias[dim:]
-            pooled = F.linear(pooled, self.qkv.weight[dim:], bias)
-            pooled_kv.append(pooled.unflatten(-1, (2, heads, dim // heads)).unbind(3))
-        x = focal_attention(
-            q, k, v, pooled_kv, self._bias(), window_size=ws, expand_size=self.layout.expand_size,
+            pooled = self.qkv(self._pool(x, level)).unflatten(-1, (3, heads, dim // heads))
+            pooled_kv.append(pooled[:, :, :, 1:])
+        x = focal_attention_qkvpacked(
+            qkv, pooled_kv, self._bias(), window_size=ws, expand_size=self.layout.expand_size,
             focal_window=self.layout.focal_window, border=self.layout.border, shifted=shift > 0,
             dropout_p=self.attn_drop if self.training else 0., backend=self.backend)
 
@@ -402,30 +398,6 @@ class SubWindowPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, rows, side, cols, side, C) → (B, rows, cols, C)."""
         return torch.einsum('brichj,ij->brch', x.transpose(4, 5), self.weight.view(self.side, self.side)) + self.bias
-
-
-class Mlp(nn.Module):
-    """Linear, GELU, linear; dropout after both.
-
-    Args:
-        dim (int): Channels in and out.
-        hidden (int): Channels between.
-        drop (float): Dropout rate.
-    """
-
-    def __init__(self, dim: int, hidden: int, drop: float):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
-        self.drop = nn.Dropout(drop)
-        for linear in (self.fc1, self.fc2):
-            nn.init.trunc_normal_(linear.weight, std=.02)
-            nn.init.zeros_(linear.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, dim) → (…, dim)."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 
 def _pad_to(x: Tensor, height: int, width: int) -> Tensor:

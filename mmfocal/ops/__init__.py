@@ -1,4 +1,4 @@
 """Operators; they need torch alone."""
-from .focal_attention import Layout, focal_attention, focal_attention_flops
+from .focal_attention import Layout, focal_attention, focal_attention_flops, focal_attention_qkvpacked
 
-__all__ = ['Layout', 'focal_attention', 'focal_attention_flops']
+__all__ = ['Layout', 'focal_attention', 'focal_attention_flops', 'focal_attention_qkvpacked']

@@ -4,7 +4,7 @@ from typing import Optional, Sequence, Tuple
 from torch import Tensor
 
 from .geometry import Layout
-from .library import fused_attention, load_backend
+from .library import fused_attention, load_backend, unpacked
 from .reference import reference_attention
 
 _TRITON_IS_THERE = importlib.util.find_spec('triton') is not None
@@ -63,13 +63,53 @@ def focal_attention(q: Tensor,
         >>> focal_attention(*qkv.unbind(3), [pooled.unbind(3)], focal_window=5).shape
         torch.Size([2, 56, 84, 4, 32])
     """
+    options = (window_size, expand_size, focal_window, border, shifted)
+    return _attend([q, k, v], [x for pair in pooled_kv for x in pair], bias, options, dropout_p, backend)
+
+
+def focal_attention_qkvpacked(qkv: Tensor,
+                              pooled_kv: Sequence[Tensor] = (),
+                              bias: Tensor = None,
+                              *,
+                              window_size: int = 7,
+                              expand_size: int = 3,
+                              focal_window: int = 7,
+                              border: str = 'wrap',
+                              shifted: bool = False,
+                              dropout_p: float = 0.,
+                              backend: str = 'auto') -> Tensor:
+    """`focal_attention` of maps that one projection gave: their gradients come in one tensor too, which saves copies.
+
+    Args:
+        qkv (Tensor): (B, H, W, 3, heads, head_dim).
+        pooled_kv (Sequence[Tensor]): (B, h, w, 2, heads, head_dim) for each pooled level. Defaults to ().
+        bias, window_size, expand_size, focal_window, border, shifted, dropout_p, backend: See `focal_attention`.
+
+    Returns:
+        Tensor: (B, H, W, heads, head_dim), in qkv's dtype.
+
+    Raises:
+        TypeError: If the maps are not floating-point tensors of one dtype.
+        ValueError: If a shape or an option does not fit, or a backend asked for does not support the input.
+    """
+    if qkv.dim() != 6 or qkv.shape[3] != 3:
+        raise ValueError(f'qkv must be (B, H, W, 3, heads, head_dim), got {tuple(qkv.shape)}')
+    for level, pooled in enumerate(pooled_kv):
+        if pooled.dim() != 6 or pooled.shape[3] != 2:
+            raise ValueError(f'pooled_kv[{level}] must be (B, h, w, 2, heads, head_dim), got {tuple(pooled.shape)}')
+    options = (window_size, expand_size, focal_window, border, shifted)
+    return _attend([qkv], list(pooled_kv), bias, options, dropout_p, backend)
+
+
+def _attend(qkv, pooled, bias, options, dropout_p, backend):
+    q, k, v, pooled_kv = unpacked(qkv, pooled)
+    window_size, expand_size, focal_window, border, shifted = options
     layout = Layout(window_size, expand_size, focal_window, len(pooled_kv), border, shifted)
     _check(q, k, v, pooled_kv, bias, layout, backend)
     backend = _choose(backend, q, layout, dropout_p)
     if backend == 'reference':
         return reference_attention(q, k, v, pooled_kv, bias, layout, dropout_p)
-    pooled_k, pooled_v = ([pair[i] for pair in pooled_kv] for i in range(2))
-    return fused_attention(q, k, v, pooled_k, pooled_v, bias, window_size, expand_size, focal_window, border, shifted, backend)[0]
+    return fused_attention(qkv, pooled, bias, *options, backend)[0]
 
 
 def _choose(backend: str, q: Tensor, layout: Layout, dropout_p: float) -> str:

@@ -4,6 +4,7 @@ What is gathered at once fits a processor's cache; backward gathers it again. Na
 `t` = window_size² tokens in a window, `keys` keys a window. Inside, a window's keys are in the order of regions: the fine region row by
 row, with the window's own tokens in its middle, then the regions of the pooled levels. Keys and values lie together: (2, …).
 """
+import math
 from dataclasses import dataclass
 from typing import Iterator, List, Optional, Sequence, Tuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from .geometry import Layout, get_geometry, once_a_shape
 
-_STEP_BYTES = {'cpu': 2**22, 'elsewhere': 2**28}  # of keys and values: a share of the cache; enough to fill an accelerator
+_STEP_BYTES = {'cpu': 2**21, 'elsewhere': 2**28}  # of keys and values: a share of the cache; enough to fill an accelerator
 
 
 def unsupported(q: Tensor, layout: Layout, dropout_p: float) -> Optional[str]:
@@ -32,34 +33,40 @@ def forward(q: Tensor, k: Tensor, v: Tensor, pooled_kv: Sequence[Tuple[Tensor, T
     maps = [_pair(k, v), *(_pair(*pair) for pair in pooled_kv)]
     bias = plan.ordered(bias, _dtype(q))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    space = _Space(q)
     for step in plan.steps(q):
-        _, _, values, weights = _attend(q, maps, bias, plan, step)
-        _put(weights @ values, out, layout, step)
+        queries, (_, values), weights = _attend(q, maps, bias, plan, step, space)
+        _put(torch.bmm(weights, values, out=queries), out, layout, step)
     return out, q.new_empty(0)
 
 
 def backward(grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, pooled_kv: Sequence[Tuple[Tensor, Tensor]], bias: Optional[Tensor],
-             out: Tensor, lse: Tensor, layout: Layout, bias_grad: bool):
-    """Gradients of `forward`'s inputs: q's, k's, v's, a list of pairs for pooled_kv, and the bias' (None unless `bias_grad`)."""
+             out: Tensor, lse: Tensor, layout: Layout, bias_grad: bool, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor,
+             grad_pooled_kv: Sequence[Tuple[Tensor, Tensor]]) -> Optional[Tensor]:
+    """Writes the gradients of the maps into the last four arguments, and returns the bias' (None unless `bias_grad`)."""
     plan = _plan(layout, *q.shape[1:3], q.device)
     maps = [_pair(k, v), *(_pair(*pair) for pair in pooled_kv)]
     ordered = plan.ordered(bias, _dtype(q))
-    grad_q = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     grad_maps = [_extended(x, layout, level) for level, x in enumerate(maps)]
     grad_bias = torch.zeros_like(ordered)
+    space = _Space(q)
     for step in plan.steps(q):
-        queries, keys, values, weights = _attend(q, maps, ordered, plan, step)
-        grads, outs = (_take(x, layout, step) for x in (grad_out, out))
-        grad_logits = (grads @ values.transpose(-1, -2)).sub_((grads * outs).sum(-1, keepdim=True)).mul_(weights)
+        queries, gathered, weights = _attend(q, maps, ordered, plan, step, space)
+        keys, values = gathered
+        grads = _take(grad_out, 'grads', layout, step, space)
+        grad_logits = torch.bmm(grads, values.transpose(1, 2), out=space('logits', *weights.shape))
+        torch._softmax_backward_data(grad_logits, weights, -1, weights.dtype, grad_input=grad_logits)
         if bias_grad:
-            grad_bias += grad_logits.sum(0)
-        _put((grad_logits @ keys).mul_(q.shape[-1]**-0.5), grad_q, layout, step)
-        regions = torch.stack([grad_logits.transpose(-1, -2) @ queries, weights.transpose(-1, -2) @ grads])
-        _scatter(regions, grad_maps, layout, step)
-    grads = [_cropped(grad, x, layout, level) for level, (grad, x) in enumerate(zip(grad_maps, maps))]
-    if bias_grad:
-        grad_bias = torch.empty_like(grad_bias).index_copy_(-1, plan.order, grad_bias).to(bias.dtype)
-    return (grad_q, *grads[0], grads[1:], grad_bias if bias_grad else None)
+            grad_bias += grad_logits.unflatten(0, (-1, len(ordered))).sum(0)
+        grad_queries = torch.bmm(grad_logits, keys, out=space('grad_queries', *queries.shape)).mul_(q.shape[-1]**-0.5)
+        _put(grad_queries, grad_q, layout, step)
+        torch.bmm(grad_logits.transpose(1, 2), queries, out=keys)  # what was gathered has been used
+        torch.bmm(weights.transpose(1, 2), grads, out=values)
+        _scatter(gathered, grad_maps, layout, step)
+    for level, pair in enumerate([(grad_k, grad_v), *grad_pooled_kv]):
+        for target, grad in zip(pair, _cropped(grad_maps[level], maps[level], layout, level)):
+            target.copy_(grad)
+    return torch.empty_like(grad_bias).index_copy_(-1, plan.order, grad_bias).to(bias.dtype) if bias_grad else None
 
 
 def _dtype(x: Tensor) -> torch.dtype:
@@ -83,6 +90,7 @@ class _Plan:
         layout (Layout): The attention pattern.
         order (Tensor): (keys,), where each key is in the operator's order.
         masks (Tensor): (rows, cols, 1, 1, keys), float32, 0 or −inf, which in place of −100 changes a result by less than 1e-40 of itself.
+        first (int): The first key that any window has masked, a shift aside.
         shift_masks (Tensor, optional): (4, 1, t, keys), likewise.
         shift_kind (Tensor, optional): (rows, cols), which of the four.
         masked (List[bool]): Whether anything is masked in a row of windows.
@@ -90,6 +98,7 @@ class _Plan:
     layout: Layout
     order: Tensor
     masks: Tensor
+    first: int
     shift_masks: Optional[Tensor]
     shift_kind: Optional[Tensor]
     masked: List[bool]
@@ -113,7 +122,7 @@ class _Plan:
     def add_mask(self, logits: Tensor, step: _Step) -> None:
         """Adds the mask to a step's logits, (n, heads, t, keys)."""
         logits = logits.unflatten(0, (step.images.stop - step.images.start, step.rows.stop - step.rows.start, -1))
-        logits += self.masks[step.rows]
+        logits[..., self.first:] += self.masks[step.rows, ..., self.first:]
         if self.shift_masks is not None:
             logits += self.shift_masks[self.shift_kind[step.rows]]
 
@@ -130,23 +139,43 @@ def _plan(layout: Layout, height: int, width: int, device: torch.device) -> _Pla
 
     masks = geometry.mask.view(rows, cols, 1, 1, -1)[..., order]
     masks = masks.masked_fill(masks < 0, float('-inf'))
+    first = int((masks < 0).flatten(0, -2).any(0).int().argmax())
     masked, shift_masks, shift_kind = (masks < 0).flatten(1).any(1), None, None
     if layout.shifted:
         shift_masks = F.pad(geometry.shift_mask, (0, layout.keys - layout.tokens))[:, None, :, order]
         shift_masks = shift_masks.masked_fill(shift_masks < 0, float('-inf'))
         shift_kind = geometry.shift_kind.view(rows, cols)
         masked = masked | (shift_kind > 0).any(1)
-    return _Plan(layout, order, masks, shift_masks, shift_kind, masked.tolist())
+    return _Plan(layout, order, masks, first, shift_masks, shift_kind, masked.tolist())
 
 
-def _attend(q: Tensor, maps: Sequence[Tensor], bias: Tensor, plan: _Plan, step: _Step) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A step's scaled queries (n, heads, t, head_dim), keys and values (n, heads, keys, head_dim), and weights (n, heads, t, keys)."""
-    queries = _take(q, plan.layout, step) * q.shape[-1]**-0.5
-    keys, values = _gather(maps, plan.layout, step)
-    logits = (queries @ keys.transpose(-1, -2)).add_(bias)
+class _Space:
+    """Memory that all steps use again: the pages of fresh memory cost a processor as much as what is computed in them."""
+
+    def __init__(self, like: Tensor):
+        self.like = like
+        self.dtype = _dtype(like)
+        self.buffers = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        size = math.prod(shape)
+        if name not in self.buffers or len(self.buffers[name]) < size:
+            self.buffers[name] = self.like.new_empty(size, dtype=self.dtype)
+        return self.buffers[name][:size].view(shape)
+
+
+def _attend(q: Tensor, maps: Sequence[Tensor], bias: Tensor, plan: _Plan, step: _Step, space: _Space) -> Tuple[Tensor, Tensor, Tensor]:
+    """A step's scaled queries (n·heads, t, head_dim), keys and values (2, n·heads, keys, head_dim), weights (n·heads, t, keys)."""
+    heads, head_dim = q.shape[3:]
+    queries = _take(q, 'queries', plan.layout, step, space).mul_(head_dim**-0.5)
+    gathered = _gather(maps, plan.layout, step, space)
+    logits = space('logits', *queries.shape[:2], plan.layout.keys)
+    torch.bmm(queries, gathered[0].transpose(1, 2), out=logits)
+    by_window = logits.unflatten(0, (-1, heads))
+    by_window += bias
     if step.masked:
-        plan.add_mask(logits, step)
-    return queries, keys, values, logits.softmax(-1)
+        plan.add_mask(by_window, step)
+    return queries, gathered, torch.softmax(logits, -1, out=space('weights', *logits.shape))
 
 
 def _level(layout: Layout, level: int) -> Tuple[int, int, int]:
@@ -171,22 +200,23 @@ def _windows(x: Tensor, layout: Layout, step: _Step) -> Tensor:
     return x.unflatten(2, (-1, ws)).unflatten(1, (-1, ws)).permute(0, 1, 3, 5, 2, 4, 6)
 
 
-def _take(x: Tensor, layout: Layout, step: _Step) -> Tensor:
-    """A step's windows of a map, (n, heads, t, head_dim)."""
-    return _windows(x, layout, step).to(_dtype(x)).reshape(-1, x.shape[3], layout.tokens, x.shape[4])
+def _take(x: Tensor, name: str, layout: Layout, step: _Step, space: _Space) -> Tensor:
+    """A step's windows of a map, (n·heads, t, head_dim), in the space called `name`."""
+    windows = _windows(x, layout, step)
+    return space(name, *windows.shape).copy_(windows).view(-1, layout.tokens, x.shape[-1])
 
 
 def _put(windows: Tensor, x: Tensor, layout: Layout, step: _Step) -> None:
-    """Writes a step's windows, (n, heads, t, head_dim), into a map: the inverse of `_take`."""
+    """Writes a step's windows, (n·heads, t, head_dim), into a map: the inverse of `_take`."""
     target = _windows(x, layout, step)
     target.copy_(windows.view(target.shape))
 
 
-def _gather(maps: Sequence[Tensor], layout: Layout, step: _Step) -> Tensor:
-    """All levels' regions of a step's windows, (2, n, heads, keys, head_dim)."""
+def _gather(maps: Sequence[Tensor], layout: Layout, step: _Step, space: _Space) -> Tensor:
+    """All levels' regions of a step's windows, (2, n·heads, keys, head_dim)."""
     images, rows, cols = step.images, step.rows, maps[0].shape[3] // layout.window_size
-    gathered = maps[0].new_empty(2, images.stop - images.start, rows.stop - rows.start, cols, maps[0].shape[4], layout.keys,
-                                 maps[0].shape[5], dtype=_dtype(maps[0]))
+    heads, head_dim = maps[0].shape[4:]
+    gathered = space('gathered', 2, images.stop - images.start, rows.stop - rows.start, cols, heads, layout.keys, head_dim)
     first = 0
     for level, x in enumerate(maps):
         stride, before, side = _level(layout, level)
@@ -196,7 +226,7 @@ def _gather(maps: Sequence[Tensor], layout: Layout, step: _Step) -> Tensor:
         target = gathered[..., first:first + side**2, :].unflatten(-2, (side, side))
         target.copy_(regions.permute(0, 1, 2, 3, 4, 6, 7, 5))
         first += side**2
-    return gathered.flatten(1, 3)
+    return gathered.flatten(1, 4)
 
 
 def _wrapped(x: Tensor, dim: int, start: int, stop: int) -> Tensor:
@@ -220,9 +250,9 @@ def _extended(x: Tensor, layout: Layout, level: int) -> Tensor:
 
 
 def _scatter(gathered: Tensor, maps: Sequence[Tensor], layout: Layout, step: _Step) -> None:
-    """Adds what belongs to the regions of a step, (2, n, heads, keys, head_dim), to the extended maps."""
+    """Adds what belongs to the regions of a step, (2, n·heads, keys, head_dim), to the extended maps."""
     images, rows = step.images, step.rows
-    gathered = gathered.unflatten(1, (images.stop - images.start, rows.stop - rows.start, -1))
+    gathered = gathered.unflatten(1, (images.stop - images.start, rows.stop - rows.start, -1, maps[0].shape[4]))
     cols = gathered.shape[3]
     first = 0
     for level, x in enumerate(maps):
@@ -238,7 +268,7 @@ def _scatter(gathered: Tensor, maps: Sequence[Tensor], layout: Layout, step: _St
             x[:, images, row * stride:row * stride + side] += strips[:, :, row - rows.start]
 
 
-def _cropped(x: Tensor, like: Tensor, layout: Layout, level: int) -> Tuple[Tensor, Tensor]:
+def _cropped(x: Tensor, like: Tensor, layout: Layout, level: int) -> Tensor:
     """The gradients of maps: what the extended ones hold beyond them belongs, at the fine level, to the opposite edge."""
     _, before, _ = _level(layout, level)
     for dim in (2, 3):
@@ -248,4 +278,4 @@ def _cropped(x: Tensor, like: Tensor, layout: Layout, level: int) -> Tuple[Tenso
             inside.narrow(dim, length - before, before).add_(x.narrow(dim, 0, before))
             inside.narrow(dim, 0, before).add_(x.narrow(dim, before + length, before))
         x = inside
-    return tuple(grad.to(like.dtype, memory_format=torch.contiguous_format, copy=True) for grad in x)
+    return x

@@ -1,5 +1,9 @@
-"""The fused backends as operators of PyTorch's library, for autograd, `torch.compile`, `torch.export` and FLOP counters."""
-from typing import List, Optional, Tuple
+"""The fused backends as operators of PyTorch's library, for autograd, `torch.compile`, `torch.export` and FLOP counters.
+
+Their maps come as lists: `qkv` is [q, k, v] and `pooled` [k, v, k, v, …], level by level, each (B, H, W, heads, head_dim), or,
+where they lie together, `qkv` is one tensor (B, H, W, 3, heads, head_dim) and `pooled` has one (B, h, w, 2, heads, head_dim) a level.
+"""
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -8,62 +12,70 @@ from torch.utils.flop_counter import register_flop_formula
 from .geometry import Layout
 
 
+def unpacked(qkv: Sequence[Tensor], pooled: Sequence[Tensor]) -> Tuple[Tensor, Tensor, Tensor, List[Tuple[Tensor, Tensor]]]:
+    """q, k, v, and each pooled level's keys and values, from either form of the lists."""
+    if len(qkv) == 1:
+        return (*qkv[0].unbind(3), [x.unbind(3) for x in pooled])
+    return (*qkv, list(zip(pooled[::2], pooled[1::2])))
+
+
+def _layout(qkv, pooled, window_size, expand_size, focal_window, border='wrap', shifted=False):
+    return Layout(window_size, expand_size, focal_window, len(pooled) if len(qkv) == 1 else len(pooled) // 2, border, shifted)
+
+
 @torch.library.custom_op('mmfocal::focal_attention', mutates_args=())
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, pooled_k: List[Tensor], pooled_v: List[Tensor], bias: Optional[Tensor],
-                    window_size: int, expand_size: int, focal_window: int, border: str, shifted: bool,
-                    backend: str) -> Tuple[Tensor, Tensor]:
+def fused_attention(qkv: List[Tensor], pooled: List[Tensor], bias: Optional[Tensor], window_size: int, expand_size: int,
+                    focal_window: int, border: str, shifted: bool, backend: str) -> Tuple[Tensor, Tensor]:
     """Focal attention by a fused backend.
 
     Returns:
         Tuple[Tensor, Tensor]: The output, (B, H, W, heads, head_dim), and the logits' log-sum-exp for the backend's backward,
             (B, H, W, heads) in float32, or an empty tensor if that backend does not keep it.
     """
-    layout = Layout(window_size, expand_size, focal_window, len(pooled_k), border, shifted)
-    with torch.autocast(q.device.type, enabled=False):
-        return load_backend(backend).forward(q, k, v, list(zip(pooled_k, pooled_v)), bias, layout)
+    layout = _layout(qkv, pooled, window_size, expand_size, focal_window, border, shifted)
+    with torch.autocast(qkv[0].device.type, enabled=False):
+        return load_backend(backend).forward(*unpacked(qkv, pooled), bias, layout)
 
 
 @fused_attention.register_fake
-def _(q, k, v, pooled_k, pooled_v, bias, window_size, expand_size, focal_window, border, shifted, backend):
+def _(qkv, pooled, bias, window_size, expand_size, focal_window, border, shifted, backend):
+    q, *_ = unpacked(qkv, pooled)
     lse = q.new_empty(q.shape[:-1], dtype=torch.float32) if backend == 'triton' else q.new_empty(0)
     return q.new_empty(q.shape), lse
 
 
 @torch.library.custom_op('mmfocal::focal_attention_backward', mutates_args=())
-def fused_attention_backward(grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, pooled_k: List[Tensor], pooled_v: List[Tensor],
-                             bias: Optional[Tensor], out: Tensor, lse: Tensor, window_size: int, expand_size: int,
-                             focal_window: int, border: str, shifted: bool, backend: str,
-                             bias_grad: bool) -> Tuple[Tensor, Tensor, Tensor, List[Tensor], List[Tensor], Tensor]:
-    """Gradients of q, k, v, pooled_k, pooled_v and, if `bias_grad`, of the bias (else an empty tensor)."""
-    layout = Layout(window_size, expand_size, focal_window, len(pooled_k), border, shifted)
-    pooled_kv = list(zip(pooled_k, pooled_v))
-    with torch.autocast(q.device.type, enabled=False):
-        grad_q, grad_k, grad_v, grad_pooled, grad_bias = load_backend(backend).backward(
-            grad_out, q, k, v, pooled_kv, bias, out, lse, layout, bias_grad)
-    return (grad_q, grad_k, grad_v, [x for x, _ in grad_pooled], [x for _, x in grad_pooled],
-            q.new_empty(0) if grad_bias is None else grad_bias)
+def fused_attention_backward(grad_out: Tensor, qkv: List[Tensor], pooled: List[Tensor], bias: Optional[Tensor], out: Tensor,
+                             lse: Tensor, window_size: int, expand_size: int, focal_window: int, border: str, shifted: bool,
+                             backend: str, bias_grad: bool) -> Tuple[List[Tensor], List[Tensor], Tensor]:
+    """Gradients of qkv, pooled and, if `bias_grad`, of the bias (else an empty tensor)."""
+    layout = _layout(qkv, pooled, window_size, expand_size, focal_window, border, shifted)
+    grads = [[x.new_empty(x.shape) for x in maps] for maps in (qkv, pooled)]
+    with torch.autocast(grad_out.device.type, enabled=False):
+        grad_bias = load_backend(backend).backward(
+            grad_out, *unpacked(qkv, pooled), bias, out, lse, layout, bias_grad, *unpacked(*grads))
+    return (*grads, grad_out.new_empty(0) if grad_bias is None else grad_bias)
 
 
 @fused_attention_backward.register_fake
-def _(grad_out, q, k, v, pooled_k, pooled_v, bias, out, lse, window_size, expand_size, focal_window, border, shifted, backend, bias_grad):
-    grads = [x.new_empty(x.shape) for x in (q, k, v)]
-    pooled = [[x.new_empty(x.shape) for x in maps] for maps in (pooled_k, pooled_v)]
-    return (*grads, *pooled, bias.new_empty(bias.shape) if bias_grad else q.new_empty(0))
+def _(grad_out, qkv, pooled, bias, out, lse, window_size, expand_size, focal_window, border, shifted, backend, bias_grad):
+    grads = [[x.new_empty(x.shape) for x in maps] for maps in (qkv, pooled)]
+    return (*grads, bias.new_empty(bias.shape) if bias_grad else grad_out.new_empty(0))
 
 
 def _setup_context(ctx, inputs, output):
-    q, k, v, pooled_k, pooled_v, bias, *ctx.options = inputs
-    ctx.levels = len(pooled_k)
-    ctx.save_for_backward(q, k, v, *pooled_k, *pooled_v, bias, *output)
+    qkv, pooled, bias, *ctx.options = inputs
+    ctx.count = len(qkv)
+    ctx.save_for_backward(*qkv, *pooled, bias, *output)
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx, grad_out, _):
-    q, k, v, *pooled, bias, out, lse = ctx.saved_tensors
-    bias_grad = ctx.needs_input_grad[5]
-    *grads, grad_bias = fused_attention_backward(
-        grad_out, q, k, v, pooled[:ctx.levels], pooled[ctx.levels:], bias, out, lse, *ctx.options, bias_grad)
-    return (*grads, grad_bias if bias_grad else None, *[None] * len(ctx.options))
+    *maps, bias, out, lse = ctx.saved_tensors
+    bias_grad = ctx.needs_input_grad[2]
+    grad_qkv, grad_pooled, grad_bias = fused_attention_backward(
+        grad_out, maps[:ctx.count], maps[ctx.count:], bias, out, lse, *ctx.options, bias_grad)
+    return (grad_qkv, grad_pooled, grad_bias if bias_grad else None, *[None] * len(ctx.options))
 
 
 fused_attention.register_autograd(_backward, setup_context=_setup_context)
@@ -81,26 +93,27 @@ def load_backend(name: str):
 def focal_attention_flops(shape: Tuple[int, int, int, int, int], layout: Layout) -> int:
     """Floating-point operations of the two matrix products of focal attention.
 
-    Padding of the map to whole windows is counted as it is computed; keys that masks hide are counted as well. Papers and
-    MMEngine's counter take a multiplication with its addition for one: half of this.
+    Padding of the map to whole windows is counted, and so are keys that masks hide: they are computed. Papers and MMEngine's
+    counter take a multiplication with its addition for one: half of this.
 
     Args:
         shape (Tuple[int, int, int, int, int]): (B, H, W, heads, head_dim) of the queries, H and W multiples of the window size.
         layout (Layout): Windows, ring and pooled levels.
 
     Returns:
-        int: 4·B·H·W·heads·head_dim·keys: two for each multiplication and addition.
+        int: 4·B·H·W·heads·head_dim·keys.
     """
     batch, height, width, heads, head_dim = shape
     return 4 * batch * height * width * heads * head_dim * layout.keys
 
 
 @register_flop_formula(torch.ops.mmfocal.focal_attention)
-def _(q, k, v, pooled_k, pooled_v, bias, window_size, expand_size, focal_window, *options, out_shape=None, **kwargs):
-    return focal_attention_flops(q, Layout(window_size, expand_size, focal_window, len(pooled_k)))
+def _(qkv, pooled, bias, window_size, expand_size, focal_window, *options, out_shape=None, **kwargs):
+    batch, height, width, *_, heads, head_dim = qkv[0]  # shapes here
+    return focal_attention_flops((batch, height, width, heads, head_dim), _layout(qkv, pooled, window_size, expand_size, focal_window))
 
 
 @register_flop_formula(torch.ops.mmfocal.focal_attention_backward)
-def _(grad_out, q, k, v, pooled_k, pooled_v, bias, out, lse, window_size, expand_size, focal_window, *options, out_shape=None, **kwargs):
+def _(grad_out, qkv, pooled, bias, out, lse, window_size, expand_size, focal_window, *options, out_shape=None, **kwargs):
     # the logits again, then the gradients of weights, values, queries and keys: five products where forward has two
-    return focal_attention_flops(q, Layout(window_size, expand_size, focal_window, len(pooled_k))) * 5 // 2
+    return focal_attention_flops(grad_out, _layout(qkv, pooled, window_size, expand_size, focal_window)) * 5 // 2

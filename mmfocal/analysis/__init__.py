@@ -1,0 +1,1 @@
+"""Measuring: speed and memory of the backbones and of the attention operator."""

@@ -1,0 +1,20 @@
+"""Measures this project: tools/benchmark.py COMMAND; each command has its --help."""
+import argparse
+
+from mmfocal.analysis import speed
+from mmfocal.engine import one_sentence_errors
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar='COMMAND')
+    command = commands.add_parser('speed', help='time and memory against Swin and against roll + unfold')
+    speed.add_arguments(command)
+    command.set_defaults(main=speed.main)
+    args = parser.parse_args()
+    args.main(args)
+
+
+if __name__ == '__main__':
+    with one_sentence_errors():
+        main()

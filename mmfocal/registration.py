@@ -2,6 +2,7 @@
 from importlib.util import find_spec
 
 from mmfocal import backbones, checkpoints, engine  # noqa: F401
+from mmfocal.analysis import complexity  # noqa: F401
 
 if find_spec('mmdet'):
     from mmfocal import detection  # noqa: F401

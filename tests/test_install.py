@@ -167,6 +167,8 @@ def test_default_environment_gets_the_pins():
     env = SimpleNamespace(packages=lambda: versions, state={'default': True})
     pins = [line for name, line in install.PINS.items() if name not in ('torch', 'mmcv')]
     assert install.wanted(env) == [install.PINS['torch'] + '+cpu', *pins]
+    versions['triton'] = '3.5.0'  # which that torch brought
+    assert install.wanted(env) == [install.PINS['torch'] + '+cpu', *(line for line in pins if not line.startswith('triton'))]
 
 
 def test_nothing_is_done_twice(users_environment, capsys):

@@ -100,7 +100,9 @@ def wanted(env):
     if not env.state['default'] or torch and PINS['torch'] != f'torch=={torch.split("+")[0]}':
         lines = [line for name in ('runtime', 'mminstall', 'tests') for line in requirements(name).values()]
         lines += [line for name, line in PINS.items() if name not in versions]
-    lines = [line for line in lines if package(line) not in ('torch', 'mmcv')]
+    # a torch for GPUs brings the Triton that it needs; one for CPUs none, and the tests run Triton's interpreter
+    kept = ('torch', 'mmcv', *(['triton'] if 'triton' in versions else []))
+    lines = [line for line in lines if package(line) not in kept]
     return [f'torch=={torch}', *lines] if torch else lines
 
 
@@ -129,14 +131,16 @@ def choose_torch(present, wish, state):
 def install_torch(env, spec):
     """Installs torch, if there is room for what comes with it."""
     command = ['install', *shlex.split(spec)]
-    if env.state['default']:
-        command += ['--constraint', ROOT / 'requirements' / 'tested.txt']
     with tempfile.TemporaryDirectory() as folder:
+        if env.state['default']:
+            constraints = Path(folder, 'constraints.txt')
+            constraints.write_text('\n'.join(line for name, line in PINS.items() if name != 'triton'))
+            command += ['--constraint', constraints]
         report = Path(folder, 'report.json')
         env.pip('looking for torch', *command, '--dry-run', '--quiet', '--report', report)
         coming = [package(one['metadata']['name']) for one in json.loads(report.read_text())['install']]
-    check_disk(env.folder, 'cuda' if any(name.startswith('nvidia-') for name in coming) else 'cpu')
-    env.pip('installing torch', *command)
+        check_disk(env.folder, 'cuda' if any(name.startswith('nvidia-') for name in coming) else 'cpu')
+        env.pip('installing torch', *command)
     env.note(torch=spec)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmfocal.analysis.roll_unfold import neighbor_columns, neighbor_table, roll_unfold_attention, roll_unfold_backbone
 from mmfocal.backbones import FocalTransformer
+from mmfocal.errors import ConfigError
 from mmfocal.ops import Layout, focal_attention, focal_attention_flops
 from mmfocal.ops.focal_attention import BACKENDS
 
@@ -90,8 +91,16 @@ class Contender:
     casts: bool = True
 
 
+def _check_backend(backend, case):
+    if backend == 'triton' and case.device == 'cpu':  # where only its interpreter runs, for tests
+        raise ConfigError('the Triton backend needs a CUDA device')
+
+
 def _focal_backbone(backend):
-    return lambda case: FocalTransformer(arch=ARCHS[case.arch], drop_path_rate=0., attention_backend=backend)
+    def build(case):
+        _check_backend(backend, case)
+        return FocalTransformer(arch=ARCHS[case.arch], drop_path_rate=0., attention_backend=backend)
+    return build
 
 
 def _roll_unfold_backbone(case):
@@ -152,6 +161,7 @@ BACKBONES = {
 
 def _focal_operator(backend):
     def build(case, bias):
+        _check_backend(backend, case)
         layout = case.layout
         return lambda q, k, v, pooled_kv: focal_attention(
             q, k, v, pooled_kv, bias, window_size=layout.window_size, expand_size=layout.expand_size,

@@ -21,6 +21,7 @@ class Result:
         memory (int, optional): Peak bytes of a step; None where it was not measured.
         status (str): 'ok', or in one word what came instead: 'absent', 'failed', 'out of memory'.
         reason (str): Of that; or, if 'ok', a remark.
+        kinds (Dict[str, float]): Kind of work → seconds a step, where it was profiled.
     """
     name: str
     label: str
@@ -28,6 +29,7 @@ class Result:
     memory: Optional[int] = None
     status: str = 'ok'
     reason: str = ''
+    kinds: Dict[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

@@ -11,6 +11,7 @@ from mmfocal.analysis.contenders import (ARCHS, BACKBONES, OPERATORS, Case, abse
                                          operator_work)
 from mmfocal.analysis.measure import Result, alternate, as_graph, attempt, device_rates, find_baseline, make_timer
 from mmfocal.analysis.memory import cpu_peak, cuda_peak
+from mmfocal.analysis.profiling import where_time_goes
 from mmfocal.analysis.targets import targets
 from mmfocal.errors import ConfigError
 
@@ -52,11 +53,13 @@ class Settings:
         names (List[str]): Contenders.
         repeats (int): Rounds.
         threads (int): Of torch on the CPU.
+        profile (bool): Also profile a step of each contender.
         rates (Dict[str, tuple]): dtype → `device_rates`, measured once.
     """
     names: List[str]
     repeats: int
     threads: int
+    profile: bool = False
     rates: Dict[str, tuple] = field(default_factory=dict)
 
 
@@ -75,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--threads', type=int, metavar='N', help='CPU threads (default: torch\'s choice; 2 with --all)')
     parser.add_argument('--rivals', nargs='+', metavar='NAME', help=f'contenders (default: all): {", ".join(NAMES)}')
     parser.add_argument('--compile', action='store_true', help='every contender through torch.compile')
+    parser.add_argument('--profile', action='store_true', help='also where the time of a step goes, by kind of work')
     parser.add_argument('--repeats', type=int, default=10, metavar='N', help='rounds; medians are over them (default: 10)')
     parser.add_argument('--out', default='work_dirs/speed', help='folder for speed.json and speed.png (default: work_dirs/speed)')
     preset = parser.add_mutually_exclusive_group()
@@ -102,7 +106,7 @@ def main(args: argparse.Namespace) -> None:
     goals = targets(args.device) if args.all else []
     cases = list(dict.fromkeys(case for goal in goals for case in goal.cases)) or make_cases(args)
     preset_names = ['focal', 'roll_unfold', 'window_sdpa', *SWINS] if args.all else ['focal', *SWINS] if args.scaling else NAMES
-    settings = Settings(args.rivals or preset_names, args.repeats, torch.get_num_threads())
+    settings = Settings(args.rivals or preset_names, args.repeats, torch.get_num_threads(), args.profile)
     for what in {case.what for case in cases}:
         if not set(settings.names) & set(contenders(what)):
             raise ConfigError(f'--rivals: none of {", ".join(settings.names)} is for {what}: '
@@ -115,6 +119,8 @@ def main(args: argparse.Namespace) -> None:
         print(f'\n{case}', flush=True)
         comparisons.append(compare(case, settings))
         print(report.table(comparisons[-1]), flush=True)
+        if args.profile:
+            print('\n' + report.profile_table(comparisons[-1]), flush=True)
     if goals:
         print('\n' + report.target_table(goals, comparisons))
     if args.scaling:
@@ -204,6 +210,9 @@ def compare(case: Case, settings: Settings) -> Comparison:
             continue
         steps[result.name] = attempt(result, _prepare, result, candidates[result.name], case)
     alternate(comparison.results, steps, settings.repeats, make_timer(case.device))
+    for result in comparison.results:
+        if settings.profile and result.ok:
+            result.kinds = attempt(result, where_time_goes, steps[result.name], case.device == 'cuda')
     steps.clear()
     if case.device == 'cpu' and case.what == 'backbone' and not case.compiled:
         for result in comparison.results:

@@ -99,6 +99,15 @@ def table(comparison) -> str:
     return '\n'.join([columns(rows), *notes])
 
 
+def profile_table(comparison) -> str:
+    """Where each contender's time goes, in milliseconds a step by the profiler, which slows down many small operators."""
+    results = [result for result in comparison.results if result.kinds]
+    rows = [['ms a step, profiled', *(result.label for result in results)]]
+    for kind in results[0].kinds if results else ():
+        rows.append([kind, *(f'{result.kinds[kind] * 1e3:.4g}' for result in results)])
+    return columns(rows)
+
+
 def columns(rows: List[List[str]]) -> str:
     """Text in columns: the first to the left, the others to the right; empty columns are left out."""
     used = [i for i in range(len(rows[0])) if i == 0 or any(row[i] for row in rows[1:])]

@@ -129,6 +129,15 @@ def test_all_prints_targets_beside_the_figures(monkeypatch, capsys, tmp_path, no
     assert len(record['cases']) == 2 and 'focal_reference' not in by_name(record['cases'][0])
 
 
+def test_profile(monkeypatch, capsys, tmp_path, no_memory):
+    benchmark(monkeypatch, 'speed', '--arch', 'nano', '--sizes', '64x64', '--rivals', 'focal', 'roll_unfold', '--device', 'cpu',
+              '--profile', '--repeats', 1, '--out', tmp_path)
+    text = capsys.readouterr().out
+    contenders = json.loads((tmp_path / 'speed.json').read_text())['cases'][0]['contenders']
+    for kind in ('linear layers, convolutions', 'attention: products, softmax', 'copies, gathers, padding'):
+        assert kind in text and all(one['kinds'][kind] > 0 for one in contenders)
+
+
 def test_scaling(monkeypatch, capsys, tmp_path, no_rivals, no_memory):
     benchmark(monkeypatch, 'speed', '--scaling', '--arch', 'nano', '--sizes', '64x64', '64x128', '--repeats', 1,
               '--device', 'cpu', '--out', tmp_path)

@@ -4,8 +4,8 @@ from typing import Callable, Dict
 from torch.profiler import ProfilerActivity, profile
 
 KINDS = {
-    'linear layers, convolutions': ('addmm', 'mm', 'mkldnn_convolution', 'cudnn_convolution', 'convolution_backward'),
-    'attention: products, softmax': ('bmm', 'baddbmm', '_softmax', '_softmax_backward_data', 'softmax', 'scaled_dot_product', 'flash_attention',
+    'linear layers, convolutions': ('addmm', 'addmm_', 'mm', 'mkldnn_convolution', 'cudnn_convolution', 'convolution_backward'),
+    'attention: products, softmax': ('bmm', 'baddbmm', '_softmax', '_softmax_backward_data', 'softmax', 'baddbmm_', 'scaled_dot_product', 'flash_attention',
                                      'efficient_attention', 'mmfocal::'),
     'GELU, norms': ('gelu', 'gelu_backward', 'native_layer_norm', 'native_layer_norm_backward', 'native_group_norm'),
     'additions, multiplications, masks': ('add', 'add_', 'sub', 'sub_', 'mul', 'mul_', 'div', 'div_', 'sum', 'masked_fill', 'masked_fill_', 'ne', 'eq'),

@@ -281,13 +281,18 @@ class FocalBlock(nn.Module):
         """(B, h, w, C) → (B, h, w, C)."""
         attended = self.attn(self.norm1(x))
         if torch.is_grad_enabled() or not pays_in_steps(x):
-            return self._after_attention(x, attended)
-        rows = max(1, HIDDEN_VALUES // (len(x) * x.shape[2] * self.mlp.fc1.out_features))
-        return torch.cat([self._after_attention(*parts) for parts in zip(x.split(rows, 1), attended.split(rows, 1))], 1)
+            return torch.add(*self._after_attention(x, attended))
+        out = torch.empty_like(x)
+        steps = -(-x.numel() // x.shape[-1] * self.mlp.fc1.out_features // HIDDEN_VALUES)
+        rows = -(-x.shape[1] // min(steps, x.shape[1]))
+        for *parts, out_part in zip(*(maps.split(rows, 1) for maps in (x, attended, out))):
+            torch.add(*self._after_attention(*parts), out=out_part)
+        return out
 
-    def _after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+    def _after_attention(self, x: Tensor, attended: Tensor) -> Tuple[Tensor, Tensor]:
+        """The two summands of the block's output."""
         x = x + self._branch(self.attn.project(attended), self.gamma_1)
-        return x + self._branch(self.mlp(self.norm2(x)), self.gamma_2)
+        return x, self._branch(self.mlp(self.norm2(x)), self.gamma_2)
 
     def _branch(self, x: Tensor, gain: Optional[Tensor]) -> Tensor:
         if gain is not None:

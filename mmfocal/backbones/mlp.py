@@ -71,4 +71,6 @@ class _MlpInSteps(torch.autograd.Function):
 
 
 def _steps(width: int, *tensors: Tensor):
-    return zip(*(x.split(max(1, HIDDEN_VALUES // width)) for x in tensors))
+    tokens = len(tensors[0])
+    steps = -(-tokens * width // HIDDEN_VALUES)
+    return zip(*(x.split(-(-tokens // steps)) for x in tensors))

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from .geometry import Layout, get_geometry, once_a_shape
 
-_STEP_BYTES = {'cpu': 2**21, 'elsewhere': 2**28}  # of keys and values: a share of the cache; enough to fill an accelerator
+# Of keys and values at a time, and of their logits: shares of a processor's last and second cache; enough to fill an accelerator.
+_STEP_BYTES = {'cpu': 2**22, 'elsewhere': 2**28}
+_PART_BYTES = {'cpu': 2**21, 'elsewhere': 2**28}
 
 
 def unsupported(q: Tensor, layout: Layout, dropout_p: float) -> Optional[str]:
@@ -30,13 +32,17 @@ def forward(q: Tensor, k: Tensor, v: Tensor, pooled_kv: Sequence[Tuple[Tensor, T
         Tuple[Tensor, Tensor]: The output, (B, H, W, heads, head_dim), and an empty tensor: no statistics are kept.
     """
     plan = _plan(layout, *q.shape[1:3], q.device)
-    maps = [_pair(k, v), *(_pair(*pair) for pair in pooled_kv)]
+    maps = [_padded(_pair(*pair), layout, level) for level, pair in enumerate([(k, v), *pooled_kv])]
     bias = plan.ordered(bias, _dtype(q))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     space = _Space(q)
     for step in plan.steps(q):
-        queries, (_, values), weights = _attend(q, maps, bias, plan, step, space)
-        _put(torch.bmm(weights, values, out=queries), out, layout, step)
+        queries = _take(q, 'queries', layout, step, space)
+        keys, values = _gather(maps, layout, step, space)
+        for part, masks in plan.parts(q, step):
+            weights = _weights(queries[part], keys[part], bias, masks, space)
+            torch.bmm(weights, values[part], out=queries[part])  # which have been used
+        _put(queries, out, layout, step)
     return out, q.new_empty(0)
 
 
@@ -45,26 +51,32 @@ def backward(grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, pooled_kv: Seque
              grad_pooled_kv: Sequence[Tuple[Tensor, Tensor]]) -> Optional[Tensor]:
     """Writes the gradients of the maps into the last four arguments, and returns the bias' (None unless `bias_grad`)."""
     plan = _plan(layout, *q.shape[1:3], q.device)
-    maps = [_pair(k, v), *(_pair(*pair) for pair in pooled_kv)]
+    pairs = [_pair(k, v), *(_pair(*pair) for pair in pooled_kv)]
+    maps = [_padded(x, layout, level) for level, x in enumerate(pairs)]
     ordered = plan.ordered(bias, _dtype(q))
-    grad_maps = [_extended(x, layout, level) for level, x in enumerate(maps)]
+    grad_maps = [_extended(x, layout, level) for level, x in enumerate(pairs)]
     grad_bias = torch.zeros_like(ordered)
+    scale = q.shape[-1]**-0.5
     space = _Space(q)
     for step in plan.steps(q):
-        queries, gathered, weights = _attend(q, maps, ordered, plan, step, space)
+        queries, grads = _take(q, 'queries', layout, step, space), _take(grad_out, 'grads', layout, step, space)
+        gathered = _gather(maps, layout, step, space)
         keys, values = gathered
-        grads = _take(grad_out, 'grads', layout, step, space)
-        grad_logits = torch.bmm(grads, values.transpose(1, 2), out=space('logits', *weights.shape))
-        torch._softmax_backward_data(grad_logits, weights, -1, weights.dtype, grad_input=grad_logits)
-        if bias_grad:
-            grad_bias += grad_logits.unflatten(0, (-1, len(ordered))).sum(0)
-        grad_queries = torch.bmm(grad_logits, keys, out=space('grad_queries', *queries.shape)).mul_(q.shape[-1]**-0.5)
-        _put(grad_queries, grad_q, layout, step)
-        torch.bmm(grad_logits.transpose(1, 2), queries, out=keys)  # what was gathered has been used
-        torch.bmm(weights.transpose(1, 2), grads, out=values)
+        grad_queries = space('grad_queries', *queries.shape)
+        for part, masks in plan.parts(q, step):
+            weights = _weights(queries[part], keys[part], ordered, masks, space)
+            grad_logits = torch.bmm(grads[part], values[part].transpose(1, 2), out=space('logits', *weights.shape))
+            torch._softmax_backward_data(grad_logits, weights, -1, weights.dtype, grad_input=grad_logits)
+            if bias_grad:
+                grad_bias += grad_logits.unflatten(0, (-1, len(ordered))).sum(0)
+            torch.bmm(grad_logits, keys[part], out=grad_queries[part])
+            torch.bmm(grad_logits.transpose(1, 2), queries[part], out=keys[part])  # what was gathered has been used
+            torch.bmm(weights.transpose(1, 2), grads[part], out=values[part])
+        _put(grad_queries.mul_(scale), grad_q, layout, step)
+        gathered[0] *= scale
         _scatter(gathered, grad_maps, layout, step)
     for level, pair in enumerate([(grad_k, grad_v), *grad_pooled_kv]):
-        for target, grad in zip(pair, _cropped(grad_maps[level], maps[level], layout, level)):
+        for target, grad in zip(pair, _cropped(grad_maps[level], pairs[level], layout, level)):
             target.copy_(grad)
     return torch.empty_like(grad_bias).index_copy_(-1, plan.order, grad_bias).to(bias.dtype) if bias_grad else None
 
@@ -76,10 +88,9 @@ def _dtype(x: Tensor) -> torch.dtype:
 
 @dataclass(frozen=True)
 class _Step:
-    """Windows to work on at a time: images, and whole rows of windows; `masked` if any sees a masked key."""
+    """Windows whose keys and values are gathered at a time: images, and whole rows of windows."""
     images: slice
     rows: slice
-    masked: bool
 
 
 @dataclass(frozen=True)
@@ -88,30 +99,46 @@ class _Plan:
 
     Attributes:
         layout (Layout): The attention pattern.
+        cols (int): Windows in a row of them.
         order (Tensor): (keys,), where each key is in the operator's order.
-        masks (Tensor): (rows, cols, 1, 1, keys), float32, 0 or −inf, which in place of −100 changes a result by less than 1e-40 of itself.
-        first (int): The first key that any window has masked, a shift aside.
+        masks (Tensor): (windows, 1, 1, keys), float32, 0 or −inf, which in place of −100 changes a result by less than 1e-40 of itself.
         shift_masks (Tensor, optional): (4, 1, t, keys), likewise.
-        shift_kind (Tensor, optional): (rows, cols), which of the four.
-        masked (List[bool]): Whether anything is masked in a row of windows.
+        shift_kind (Tensor, optional): (windows,), which of the four.
+        masked (List[bool]): Whether a window sees a masked key.
     """
     layout: Layout
+    cols: int
     order: Tensor
     masks: Tensor
-    first: int
     shift_masks: Optional[Tensor]
     shift_kind: Optional[Tensor]
     masked: List[bool]
 
     def steps(self, q: Tensor) -> Iterator[_Step]:
-        rows, cols = self.masks.shape[:2]
-        row_bytes = 2 * cols * self.layout.keys * q.shape[3] * q.shape[4] * q.element_size()
+        rows = len(self.masks) // self.cols
+        row_bytes = 2 * self.cols * self.layout.keys * q.shape[3] * q.shape[4] * q.element_size()
         most = max(1, _STEP_BYTES['cpu' if q.device.type == 'cpu' else 'elsewhere'] // row_bytes)
         images, rows_at_once = max(1, most // rows), min(most, rows)
         for row in range(0, rows, rows_at_once):
-            some_rows = slice(row, min(row + rows_at_once, rows))
             for image in range(0, len(q), images):
-                yield _Step(slice(image, min(image + images, len(q))), some_rows, any(self.masked[some_rows]))
+                yield _Step(slice(image, min(image + images, len(q))), slice(row, min(row + rows_at_once, rows)))
+
+    def parts(self, q: Tensor, step: _Step) -> Iterator[Tuple[slice, List[Tensor]]]:
+        """Yields parts of a step, slices of n·heads, and what is to be added to their logits: [] or masks (n, 1, 1 or t, keys)."""
+        heads = q.shape[3]
+        logits_bytes = heads * self.layout.tokens * self.layout.keys * q.element_size()
+        most = max(1, _PART_BYTES['cpu' if q.device.type == 'cpu' else 'elsewhere'] // logits_bytes)
+        first, last = step.rows.start * self.cols, step.rows.stop * self.cols
+        for image in range(step.images.stop - step.images.start):
+            for start in range(first, last, most):
+                windows = slice(start, min(start + most, last))
+                masks = []
+                if any(self.masked[windows]):
+                    masks.append(self.masks[windows])
+                    if self.shift_masks is not None:
+                        masks.append(self.shift_masks[self.shift_kind[windows]])
+                offset = image * (last - first) - first
+                yield slice((windows.start + offset) * heads, (windows.stop + offset) * heads), masks
 
     def ordered(self, bias: Optional[Tensor], dtype: torch.dtype) -> Tensor:
         """The bias in the order of regions, (1 or heads, 1 or t, keys)."""
@@ -119,34 +146,24 @@ class _Plan:
             return torch.zeros(1, 1, len(self.order), dtype=dtype, device=self.order.device)
         return bias[..., self.order].to(dtype)
 
-    def add_mask(self, logits: Tensor, step: _Step) -> None:
-        """Adds the mask to a step's logits, (n, heads, t, keys)."""
-        logits = logits.unflatten(0, (step.images.stop - step.images.start, step.rows.stop - step.rows.start, -1))
-        logits[..., self.first:] += self.masks[step.rows, ..., self.first:]
-        if self.shift_masks is not None:
-            logits += self.shift_masks[self.shift_kind[step.rows]]
-
 
 @once_a_shape
 def _plan(layout: Layout, height: int, width: int, device: torch.device) -> _Plan:
     geometry = get_geometry(layout, height, width, torch.empty(0, device=device))
-    rows, cols = height // layout.window_size, width // layout.window_size
     own = torch.zeros(2 * [layout.window_size + 2 * layout.expand_size], dtype=torch.bool, device=device)
     inside = slice(layout.expand_size, layout.expand_size + layout.window_size)
     own[inside, inside] = True
     fine = torch.cat([own.flatten().nonzero(), (~own).flatten().nonzero()]).flatten().argsort()
     order = torch.cat([fine, torch.arange(len(fine), layout.keys, device=device)])
 
-    masks = geometry.mask.view(rows, cols, 1, 1, -1)[..., order]
+    masks = geometry.mask[:, None, None, order]
     masks = masks.masked_fill(masks < 0, float('-inf'))
-    first = int((masks < 0).flatten(0, -2).any(0).int().argmax())
-    masked, shift_masks, shift_kind = (masks < 0).flatten(1).any(1), None, None
+    masked, shift_masks = (masks < 0).flatten(1).any(1), None
     if layout.shifted:
         shift_masks = F.pad(geometry.shift_mask, (0, layout.keys - layout.tokens))[:, None, :, order]
         shift_masks = shift_masks.masked_fill(shift_masks < 0, float('-inf'))
-        shift_kind = geometry.shift_kind.view(rows, cols)
-        masked = masked | (shift_kind > 0).any(1)
-    return _Plan(layout, order, masks, first, shift_masks, shift_kind, masked.tolist())
+        masked = masked | (geometry.shift_kind > 0)
+    return _Plan(layout, width // layout.window_size, order, masks, shift_masks, geometry.shift_kind, masked.tolist())
 
 
 class _Space:
@@ -164,18 +181,15 @@ class _Space:
         return self.buffers[name][:size].view(shape)
 
 
-def _attend(q: Tensor, maps: Sequence[Tensor], bias: Tensor, plan: _Plan, step: _Step, space: _Space) -> Tuple[Tensor, Tensor, Tensor]:
-    """A step's scaled queries (n·heads, t, head_dim), keys and values (2, n·heads, keys, head_dim), weights (n·heads, t, keys)."""
-    heads, head_dim = q.shape[3:]
-    queries = _take(q, 'queries', plan.layout, step, space).mul_(head_dim**-0.5)
-    gathered = _gather(maps, plan.layout, step, space)
-    logits = space('logits', *queries.shape[:2], plan.layout.keys)
-    torch.bmm(queries, gathered[0].transpose(1, 2), out=logits)
-    by_window = logits.unflatten(0, (-1, heads))
+def _weights(queries: Tensor, keys: Tensor, bias: Tensor, masks: List[Tensor], space: _Space) -> Tensor:
+    """The attention weights (n·heads, t, keys) of queries (n·heads, t, head_dim) and keys (n·heads, keys, head_dim)."""
+    logits = space('logits', *queries.shape[:2], keys.shape[1])
+    torch.baddbmm(logits, queries, keys.transpose(1, 2), beta=0, alpha=queries.shape[-1]**-0.5, out=logits)
+    by_window = logits.view(-1, len(bias), *logits.shape[1:])  # without a bias, heads do not matter
     by_window += bias
-    if step.masked:
-        plan.add_mask(by_window, step)
-    return queries, gathered, torch.softmax(logits, -1, out=space('weights', *logits.shape))
+    for mask in masks:
+        by_window.unflatten(0, (len(mask), -1)).add_(mask[:, None])
+    return torch.softmax(logits, -1, out=space('weights', *logits.shape))
 
 
 def _level(layout: Layout, level: int) -> Tuple[int, int, int]:
@@ -191,6 +205,19 @@ def _pair(k: Tensor, v: Tensor) -> Tensor:
     if step > 0 and k.stride() == v.stride() and k.untyped_storage().data_ptr() == v.untyped_storage().data_ptr():
         return k.as_strided((2, *k.shape), (step, *k.stride()))
     return torch.stack([k, v])
+
+
+def _padded(pair: Tensor, layout: Layout, level: int) -> Tensor:
+    """A level's maps (2, B, h, w, heads, head_dim) with what regions reach beyond them: zeros, or the opposite edge."""
+    stride, before, side = _level(layout, level)
+    after = side - stride - before
+    x = F.pad(pair, (0, 0, 0, 0, before, after, before, after))
+    if level == 0 and before and layout.border == 'wrap':
+        for dim in (2, 3):
+            length = pair.shape[dim]
+            x.narrow(dim, 0, before).copy_(x.narrow(dim, length, before))
+            x.narrow(dim, length + before, before).copy_(x.narrow(dim, before, before))
+    return x
 
 
 def _windows(x: Tensor, layout: Layout, step: _Step) -> Tensor:
@@ -214,32 +241,18 @@ def _put(windows: Tensor, x: Tensor, layout: Layout, step: _Step) -> None:
 
 def _gather(maps: Sequence[Tensor], layout: Layout, step: _Step, space: _Space) -> Tensor:
     """All levels' regions of a step's windows, (2, n·heads, keys, head_dim)."""
-    images, rows, cols = step.images, step.rows, maps[0].shape[3] // layout.window_size
+    images, rows, cols = step.images, step.rows, (maps[0].shape[3] - 2 * layout.expand_size) // layout.window_size
     heads, head_dim = maps[0].shape[4:]
     gathered = space('gathered', 2, images.stop - images.start, rows.stop - rows.start, cols, heads, layout.keys, head_dim)
     first = 0
     for level, x in enumerate(maps):
-        stride, before, side = _level(layout, level)
-        x = _wrapped(x[:, images], 2, rows.start * stride - before, (rows.stop - 1) * stride - before + side)
-        x = _wrapped(x, 3, -before, (cols - 1) * stride - before + side)
+        stride, _, side = _level(layout, level)
+        x = x[:, images, rows.start * stride:(rows.stop - 1) * stride + side]
         regions = x.unfold(2, side, stride).unfold(3, side, stride)  # (2, images, rows, cols, heads, head_dim, side, side)
         target = gathered[..., first:first + side**2, :].unflatten(-2, (side, side))
         target.copy_(regions.permute(0, 1, 2, 3, 4, 6, 7, 5))
         first += side**2
     return gathered.flatten(1, 4)
-
-
-def _wrapped(x: Tensor, dim: int, start: int, stop: int) -> Tensor:
-    """x from `start` to `stop`, which may be beyond its ends: after its end it starts anew. What is not to be seen, masks hide."""
-    length = x.shape[dim]
-    if 0 <= start and stop <= length:
-        return x.narrow(dim, start, stop - start)
-    pieces = []
-    while start < stop:
-        size = min(length - start % length, stop - start)
-        pieces.append(x.narrow(dim, start % length, size))
-        start += size
-    return torch.cat(pieces, dim)
 
 
 def _extended(x: Tensor, layout: Layout, level: int) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from mmfocal.ops import Layout, focal_attention, focal_attention_qkvpacked
 from mmfocal.ops.focal_attention.library import fused_attention
 
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'  # where there is no GPU, Triton's interpreter
 OPTIONS = dict(window_size=4, expand_size=2, focal_window=3)
 
 
@@ -14,25 +15,26 @@ def packed(levels=1, dtype=torch.float64, batch=1, rows=2, cols=3, requires_grad
     qkv = torch.randn(batch, rows * 4, cols * 4, 3, heads, head_dim, dtype=dtype)
     pooled = [torch.randn(batch, rows * 2**k, cols * 2**k, 2, heads, head_dim, dtype=dtype) for k in range(levels)]
     bias = torch.randn(heads, 16, Layout(4, 2, 3, levels).keys, dtype=dtype)
-    return [x.requires_grad_(requires_grad) for x in (qkv, *pooled, bias)]
+    return [x.to(DEVICE).requires_grad_(requires_grad) for x in (qkv, *pooled, bias)]
 
 
 @pytest.mark.parametrize('levels', [0, 1, 2])
-@pytest.mark.parametrize('form', ['packed', 'apart'])
-def test_opcheck(levels, form):
-    qkv, *pooled, bias = packed(levels)
+@pytest.mark.parametrize('form, backend', [('packed', 'gather'), ('apart', 'gather'), ('packed', 'triton')])
+def test_opcheck(levels, form, backend):
+    qkv, *pooled, bias = packed(levels, dtype=torch.float64 if backend == 'gather' else torch.float32)
     if form == 'packed':
         maps = [qkv], pooled
     else:
         maps = [x.detach().clone().requires_grad_() for x in qkv.unbind(3)], [x for y in pooled for x in y.unbind(3)]
-    torch.library.opcheck(fused_attention, (*maps, bias, 4, 2, 3, 'wrap', False, 'gather'))
+    torch.library.opcheck(fused_attention, (*maps, bias, 4, 2, 3, 'wrap', False, backend))
 
 
-def test_both_forms_agree_and_their_gradients():
-    qkv, pooled, bias = packed()
-    gradient = torch.randn(qkv.shape[:3] + qkv.shape[4:], dtype=qkv.dtype)
+@pytest.mark.parametrize('backend, dtype', [('gather', torch.float64), ('triton', torch.float32)])
+def test_both_forms_agree_and_their_gradients(backend, dtype):
+    qkv, pooled, bias = packed(dtype=dtype)
+    gradient = torch.randn(qkv.shape[:3] + qkv.shape[4:], dtype=qkv.dtype, device=DEVICE)
     results = []
-    for backend in ('gather', 'reference'):
+    for backend in (backend, 'reference'):
         results.append(focal_attention_qkvpacked(qkv, [pooled], bias, backend=backend, **OPTIONS))
         results.append(focal_attention(*qkv.unbind(3), [pooled.unbind(3)], bias, backend=backend, **OPTIONS))
     grads = [torch.autograd.grad(out, (qkv, pooled, bias), gradient) for out in results]
@@ -87,16 +89,17 @@ def test_autocast_changes_nothing_inside():
     qkv, pooled, bias = packed(dtype=torch.float32)
     expected = focal_attention_qkvpacked(qkv, [pooled], bias, **OPTIONS)
     grads = torch.autograd.grad(expected.sum(), (qkv, pooled, bias))
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         out = focal_attention_qkvpacked(qkv, [pooled], bias, **OPTIONS)
         again = torch.autograd.grad(out.sum(), (qkv, pooled, bias))
     assert torch.equal(out, expected) and all(map(torch.equal, grads, again))
 
 
-def test_compile_and_export():
+@pytest.mark.parametrize('backend', ['gather', 'triton'])
+def test_compile_and_export(backend):
     class Module(torch.nn.Module):
         def forward(self, qkv, pooled, bias):
-            return focal_attention_qkvpacked(qkv * 2, [pooled], bias, **OPTIONS)
+            return focal_attention_qkvpacked(qkv * 2, [pooled], bias, backend=backend, **OPTIONS)
 
     inputs = packed(dtype=torch.float32)
     expected = Module()(*inputs)

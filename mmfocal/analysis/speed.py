@@ -7,6 +7,7 @@ from typing import Dict, List, Optional, Tuple
 
 import torch
 
+from mmfocal.analysis.apart import Apart
 from mmfocal.analysis.contenders import (ARCHS, BACKBONES, OPERATORS, Case, absence, contenders, first_line, make_step,
                                          operator_work)
 from mmfocal.analysis.measure import Result, alternate, as_graph, attempt, device_rates, find_baseline, make_timer
@@ -54,12 +55,14 @@ class Settings:
         repeats (int): Rounds.
         threads (int): Of torch on the CPU.
         profile (bool): Also profile a step of each contender.
+        apart (bool): Each contender in a process of its own.
         rates (Dict[str, tuple]): dtype → `device_rates`, measured once.
     """
     names: List[str]
     repeats: int
     threads: int
     profile: bool = False
+    apart: bool = False
     rates: Dict[str, tuple] = field(default_factory=dict)
 
 
@@ -79,6 +82,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rivals', nargs='+', metavar='NAME', help=f'contenders (default: all): {", ".join(NAMES)}')
     parser.add_argument('--compile', action='store_true', help='every contender through torch.compile')
     parser.add_argument('--profile', action='store_true', help='also where the time of a step goes, by kind of work')
+    parser.add_argument('--apart', action='store_true',
+                        help='on the CPU: each contender in a process of its own, so that they do not share an allocator')
     parser.add_argument('--repeats', type=int, default=10, metavar='N', help='rounds; medians are over them (default: 10)')
     parser.add_argument('--out', default='work_dirs/speed', help='folder for speed.json and speed.png (default: work_dirs/speed)')
     preset = parser.add_mutually_exclusive_group()
@@ -106,7 +111,7 @@ def main(args: argparse.Namespace) -> None:
     goals = targets(args.device) if args.all else []
     cases = list(dict.fromkeys(case for goal in goals for case in goal.cases)) or make_cases(args)
     preset_names = ['focal', 'roll_unfold', 'window_sdpa', *SWINS] if args.all else ['focal', *SWINS] if args.scaling else NAMES
-    settings = Settings(args.rivals or preset_names, args.repeats, torch.get_num_threads(), args.profile)
+    settings = Settings(args.rivals or preset_names, args.repeats, torch.get_num_threads(), args.profile, args.apart)
     for what in {case.what for case in cases}:
         if not set(settings.names) & set(contenders(what)):
             raise ConfigError(f'--rivals: none of {", ".join(settings.names)} is for {what}: '
@@ -136,6 +141,8 @@ def check(args: argparse.Namespace) -> None:
             raise ConfigError(f'--{name} must be at least 1, got {value}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise ConfigError('--device cuda needs a GPU, and PyTorch sees none: leave it out to measure on the CPU')
+    if args.apart and (args.profile or args.device == 'cuda' or not args.device and torch.cuda.is_available()):
+        raise ConfigError('--apart is for the CPU, and without --profile: leave it out, or add --device cpu')
     unknown = next((name for name in args.rivals or [] if name not in NAMES), None)
     if unknown:
         raise ConfigError(f'--rivals: no contender is called {unknown}; there are {", ".join(NAMES)}')
@@ -208,11 +215,14 @@ def compare(case: Case, settings: Settings) -> Comparison:
         if reason:
             result.status, result.reason = 'absent', reason
             continue
-        steps[result.name] = attempt(result, _prepare, result, candidates[result.name], case)
+        steps[result.name] = attempt(result, _prepare, result, candidates[result.name], case, settings)
     alternate(comparison.results, steps, settings.repeats, make_timer(case.device))
     for result in comparison.results:
         if settings.profile and result.ok:
             result.kinds = attempt(result, where_time_goes, steps[result.name], case.device == 'cuda')
+    for step in steps.values():
+        if isinstance(step, Apart):
+            step.close()
     steps.clear()
     if case.device == 'cpu' and case.what == 'backbone' and not case.compiled:
         for result in comparison.results:
@@ -224,8 +234,13 @@ def compare(case: Case, settings: Settings) -> Comparison:
     return comparison
 
 
-def _prepare(result, contender, case):
+def _prepare(result, contender, case, settings):
     """Builds a contender, warms it up and, on a GPU, measures its memory; returns what runs it once."""
+    if settings.apart:
+        step = Apart(result.name, case, settings.threads)
+        for _ in range(2):
+            step()
+        return step
     on_gpu = case.device == 'cuda'
     before = torch.cuda.memory_allocated() if on_gpu else 0
     step = make_step(contender, case)

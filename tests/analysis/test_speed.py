@@ -129,6 +129,14 @@ def test_all_prints_targets_beside_the_figures(monkeypatch, capsys, tmp_path, no
     assert len(record['cases']) == 2 and 'focal_reference' not in by_name(record['cases'][0])
 
 
+def test_each_contender_in_a_process_of_its_own(monkeypatch, capsys, tmp_path, no_memory):
+    benchmark(monkeypatch, 'speed', '--arch', 'nano', '--sizes', '64x64', '--rivals', 'focal', 'focal_triton', '--device', 'cpu',
+              '--apart', '--repeats', 2, '--threads', 1, '--out', tmp_path)
+    case = by_name(json.loads((tmp_path / 'speed.json').read_text())['cases'][0])
+    assert len(case['focal']['times']) == 2 and case['focal']['status'] == 'ok'
+    assert case['focal_triton']['status'] == 'failed' and 'needs a CUDA device' in case['focal_triton']['reason']
+
+
 def test_profile(monkeypatch, capsys, tmp_path, no_memory):
     benchmark(monkeypatch, 'speed', '--arch', 'nano', '--sizes', '64x64', '--rivals', 'focal', 'roll_unfold', '--device', 'cpu',
               '--profile', '--repeats', 1, '--out', tmp_path)
@@ -157,6 +165,7 @@ def test_scaling_exponents():
 
 
 @pytest.mark.parametrize('args, sentence', [
+    (['--apart', '--profile'], '--apart is for the CPU, and without --profile'),
     (['--rivals', 'focal', 'resnet'], '--rivals: no contender is called resnet; there are focal, '),
     (['--rivals', 'window_sdpa'], '--rivals: none of window_sdpa is for backbone: there are focal, '),
     (['--sizes', '224'], '--sizes: 224 is no HEIGHTxWIDTH in pixels, such as 800x1216'),

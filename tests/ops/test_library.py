@@ -1,4 +1,6 @@
 """Focal attention as operators of PyTorch's library: their rules, autograd, torch.compile, torch.export, both forms of maps."""
+import importlib
+
 import pytest
 import torch
 
@@ -126,3 +128,11 @@ def test_a_backend_that_cannot_says_why():
     qkv, pooled, bias = packed(requires_grad=False)
     with pytest.raises(ValueError, match="backend='gather' cannot take this input: it does not drop attention weights"):
         focal_attention_qkvpacked(qkv, [pooled], bias, backend='gather', dropout_p=0.1, **OPTIONS)
+
+
+def test_triton_that_is_not_installed(monkeypatch):
+    functional = importlib.import_module('mmfocal.ops.focal_attention.functional')
+    monkeypatch.setattr(functional, '_TRITON_IS_THERE', False)
+    qkv, pooled, bias = packed(dtype=torch.float32, requires_grad=False)
+    with pytest.raises(ValueError, match="backend='triton' cannot take this input: the package triton is not installed"):
+        focal_attention_qkvpacked(qkv, [pooled], bias, backend='triton', **OPTIONS)

@@ -42,8 +42,8 @@ class Apart:
             raise RuntimeError(said or f'its process ended with {self.process.wait()}')
 
     def close(self) -> None:
-        """Ends the process."""
-        self.process.stdin.close()
+        """Ends the process, whatever has become of it."""
+        self.process.kill()
         self.process.wait()
 
 

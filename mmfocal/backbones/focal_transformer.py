@@ -13,7 +13,7 @@ from mmfocal.errors import ConfigError
 from mmfocal.ops.focal_attention import BACKENDS, Layout, focal_attention_qkvpacked, relative_index
 from mmfocal.ops.focal_attention.functional import check_layout
 
-from .mlp import HIDDEN_VALUES, Mlp, pays_in_steps
+from .mlp import Mlp, in_steps, pays_in_steps
 
 
 @MODELS.register_module()
@@ -283,9 +283,7 @@ class FocalBlock(nn.Module):
         if torch.is_grad_enabled() or not pays_in_steps(x):
             return torch.add(*self._after_attention(x, attended))
         out = torch.empty_like(x)
-        steps = -(-x.numel() // x.shape[-1] * self.mlp.fc1.out_features // HIDDEN_VALUES)
-        rows = -(-x.shape[1] // min(steps, x.shape[1]))
-        for *parts, out_part in zip(*(maps.split(rows, 1) for maps in (x, attended, out))):
+        for *parts, out_part in in_steps(self.mlp.fc1.out_features, 1, x, attended, out):  # some rows at a time
             torch.add(*self._after_attention(*parts), out=out_part)
         return out
 

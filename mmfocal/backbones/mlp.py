@@ -1,3 +1,5 @@
+from typing import Iterator, Tuple
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -39,6 +41,13 @@ def pays_in_steps(x: Tensor) -> bool:
             and not torch.compiler.is_compiling() and not torch.jit.is_tracing())
 
 
+def in_steps(hidden: int, dim: int, *maps: Tensor) -> Iterator[Tuple[Tensor, ...]]:
+    """Yields parts of maps along `dim`, whose tokens have about HIDDEN_VALUES hidden channels, `hidden` each."""
+    length = maps[0].shape[dim]
+    steps = -(-maps[0].numel() // maps[0].shape[-1] * hidden // HIDDEN_VALUES)
+    return zip(*(x.split(-(-length // min(steps, length)), dim) for x in maps))
+
+
 class _MlpInSteps(torch.autograd.Function):
     """The MLP, some tokens at a time; of the hidden channels it keeps only what GELU takes, not what it gives."""
 
@@ -47,7 +56,7 @@ class _MlpInSteps(torch.autograd.Function):
         tokens = x.reshape(-1, x.shape[-1])
         hidden = tokens.new_empty(len(tokens), len(weight1))
         out = torch.empty_like(tokens)
-        for part, hidden_part, out_part in _steps(len(weight1), tokens, hidden, out):
+        for part, hidden_part, out_part in in_steps(len(weight1), 0, tokens, hidden, out):
             torch.addmm(bias1, part, weight1.t(), out=hidden_part)
             torch.addmm(bias2, F.gelu(hidden_part), weight2.t(), out=out_part)
         ctx.save_for_backward(tokens, hidden, weight1, weight2)
@@ -61,16 +70,10 @@ class _MlpInSteps(torch.autograd.Function):
         grad_tokens = torch.empty_like(tokens)
         grad_weight1, grad_bias1 = torch.zeros_like(weight1), weight1.new_zeros(len(weight1))
         grad_weight2 = torch.zeros_like(weight2)
-        for part, hidden_part, grad, grad_part in _steps(len(weight1), tokens, hidden, grads, grad_tokens):
+        for part, hidden_part, grad, grad_part in in_steps(len(weight1), 0, tokens, hidden, grads, grad_tokens):
             grad_weight2.addmm_(grad.t(), F.gelu(hidden_part))
             grad_hidden = torch.ops.aten.gelu_backward(grad @ weight2, hidden_part)
             grad_weight1.addmm_(grad_hidden.t(), part)
             grad_bias1 += grad_hidden.sum(0)
             torch.mm(grad_hidden, weight1, out=grad_part)
         return grad_tokens.view(grad_out.shape), grad_weight1, grad_bias1, grad_weight2, grads.sum(0)
-
-
-def _steps(width: int, *tensors: Tensor):
-    tokens = len(tensors[0])
-    steps = -(-tokens * width // HIDDEN_VALUES)
-    return zip(*(x.split(-(-tokens // steps)) for x in tensors))

@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmfocal.backbones import FocalTransformer, focal_transformer, mlp
+from mmfocal.backbones import FocalTransformer, mlp
 from mmfocal.backbones.mlp import Mlp
 
 
@@ -50,7 +50,7 @@ def test_all_at_once_where_steps_do_not_serve(monkeypatch):
 
 @pytest.mark.parametrize('hidden_values', [1, 10**4, 10**9])
 def test_inference_some_rows_at_a_time(monkeypatch, hidden_values):
-    monkeypatch.setattr(focal_transformer, 'HIDDEN_VALUES', hidden_values)
+    monkeypatch.setattr(mlp, 'HIDDEN_VALUES', hidden_values)
     torch.manual_seed(0)
     model = FocalTransformer(arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8)), layer_scale=0.5).double().eval()
     x = torch.randn(2, 3, 70, 90, dtype=torch.float64)

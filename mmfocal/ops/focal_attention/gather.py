@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .geometry import Layout, get_geometry, once_a_shape
+from .geometry import Layout, get_geometry, once_a_shape, own_first
 
 # Of keys and values at a time, and of their logits: shares of a processor's last and second cache; enough to fill an accelerator.
 _STEP_BYTES = {'cpu': 2**22, 'elsewhere': 2**28}
@@ -51,7 +51,7 @@ def backward(grad_out: Tensor, q: Tensor, k: Tensor, v: Tensor, pooled_kv: Seque
              grad_pooled_kv: Sequence[Tuple[Tensor, Tensor]]) -> Optional[Tensor]:
     """Writes the gradients of the maps into the last four arguments, and returns the bias' (None unless `bias_grad`)."""
     plan = _plan(layout, *q.shape[1:3], q.device)
-    pairs = [_pair(k, v), *(_pair(*pair) for pair in pooled_kv)]
+    pairs = [_pair(*pair) for pair in [(k, v), *pooled_kv]]
     maps = [_padded(x, layout, level) for level, x in enumerate(pairs)]
     ordered = plan.ordered(bias, _dtype(q))
     grad_maps = [_extended(x, layout, level) for level, x in enumerate(pairs)]
@@ -150,10 +150,7 @@ class _Plan:
 @once_a_shape
 def _plan(layout: Layout, height: int, width: int, device: torch.device) -> _Plan:
     geometry = get_geometry(layout, height, width, torch.empty(0, device=device))
-    own = torch.zeros(2 * [layout.window_size + 2 * layout.expand_size], dtype=torch.bool, device=device)
-    inside = slice(layout.expand_size, layout.expand_size + layout.window_size)
-    own[inside, inside] = True
-    fine = torch.cat([own.flatten().nonzero(), (~own).flatten().nonzero()]).flatten().argsort()
+    fine = own_first(layout, device).argsort()
     order = torch.cat([fine, torch.arange(len(fine), layout.keys, device=device)])
 
     masks = geometry.mask[:, None, None, order]

@@ -55,6 +55,10 @@ class Layout:
         """Height and width of a padded map's pooled tokens at `level`."""
         return height // self.window_size * 2**level, width // self.window_size * 2**level
 
+    def positions(self, height: int, width: int) -> int:
+        """How many tokens a padded map and its pooled levels have."""
+        return height * width + sum(math.prod(self.pooled_size(height, width, k)) for k in range(self.pooled_levels))
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -120,9 +124,8 @@ def _compute(layout: Layout, height: int, width: int, device: torch.device) -> G
     offsets = torch.arange(-e, ws + e, device=device)
     own = (offsets >= 0) & (offsets < ws)
     index, seen = _product(_fine_axis(rows, ws, offsets, own, layout.border), _fine_axis(cols, ws, offsets, own, layout.border))
-    own = (own[:, None] & own).flatten()
-    order = torch.argsort((~own).to(torch.uint8), stable=True)
-    outside = height * width + sum(math.prod(layout.pooled_size(height, width, k)) for k in range(layout.pooled_levels))
+    order = own_first(layout, device)
+    outside = layout.positions(height, width)
     index, seen = index[:, order], seen[:, order]
     indices = [index.masked_fill(~seen, outside)]
     masks = [torch.zeros(index.shape, device=device).masked_fill(~seen, float('-inf'))]
@@ -181,6 +184,13 @@ def _shift_mask(rows, cols, ws, device):
     mask = (parts[:, :, None] != parts[:, None, :]) * POOLED_MASK
     kind = (torch.arange(rows, device=device) == rows - 1)[:, None] * 2 + (torch.arange(cols, device=device) == cols - 1)
     return mask, kind.flatten()
+
+
+def own_first(layout: Layout, device: torch.device) -> Tensor:
+    """Positions in a window's fine region, row-major: the window's own tokens, then its ring's."""
+    offsets = torch.arange(-layout.expand_size, layout.window_size + layout.expand_size, device=device)
+    own = (offsets >= 0) & (offsets < layout.window_size)
+    return torch.argsort((~(own[:, None] & own)).flatten().to(torch.uint8), stable=True)
 
 
 def relative_index(ws: int, region: int, device=None) -> Tensor:

@@ -4,7 +4,6 @@ Backward runs a program a window as forward does, which writes dq and the window
 key's owner gathers the parts of the windows that saw it, in a fixed order. No atomics: the same bits every time.
 """
 import contextlib
-import math
 from typing import Optional, Sequence, Tuple
 
 import torch
@@ -178,15 +177,14 @@ def _tokens(maps):
 @once_a_shape
 def _table(layout, height, width, device):
     """`table`, (n, slots), and `edge`, (n,), of the kernels, int32."""
-    index = get_geometry(layout, height, width, torch.empty(0, device=device)).key_index
-    outside = _positions(layout, height, width)
+    geometry = get_geometry(layout, height, width, torch.empty(0, device=device))
+    index, outside = geometry.key_index, layout.positions(height, width)
     fine, pooled = index.tensor_split([layout.tokens + layout.ring], 1)
     table = torch.cat([fine, pooled - height * width], 1).masked_fill(index == outside, -1)
     edge = (table < 0).any(1)
-    if layout.shifted:  # the last row and column of windows
-        edge = edge.view(height // layout.window_size, -1)
-        edge[-1], edge[:, -1] = True, True
-    return F.pad(table, (0, -layout.keys % BLOCK), value=-1).int(), edge.flatten().int()
+    if layout.shifted:
+        edge = edge | (geometry.shift_kind > 0)
+    return F.pad(table, (0, -layout.keys % BLOCK), value=-1).int(), edge.int()
 
 
 @once_a_shape
@@ -199,11 +197,5 @@ def _viewers(layout, height, width, device):
     """
     index = get_geometry(layout, height, width, torch.empty(0, device=device)).key_index.flatten()
     index, order = index.sort(stable=True)
-    starts = torch.searchsorted(index, torch.arange(_positions(layout, height, width) + 1, device=device))
+    starts = torch.searchsorted(index, torch.arange(layout.positions(height, width) + 1, device=device))
     return order.int(), starts.int()
-
-
-def _positions(layout, height, width):
-    """How many tokens there are in the map and the pooled levels: what `Geometry.key_index` calls outside."""
-    pooled = (math.prod(layout.pooled_size(height, width, level)) for level in range(layout.pooled_levels))
-    return height * width + sum(pooled)

@@ -39,6 +39,8 @@ class RepPointsV2Head(RepPointsHead):
         loss_sem (dict): Of the foreground maps.
         transform_method (str): How points become a box: 'exact_minmax' (the first is the top-left corner, the second the
             bottom-right), or one of `RepPointsHead`'s. Defaults to 'exact_minmax'.
+        initial_box (float): Side, in strides, of the box that the initial points make before training. Defaults to 0, as released; with
+            GIoU losses and 'exact_minmax' that is a saddle, from which boxes may grow inverted and the loss fall without end.
         norm_cfg (dict): Normalisation of the convolutions. Defaults to GN with 32 groups.
         init_cfg (dict): Defaults to N(0, 0.01) for all convolutions, and a prior of 0.01 for classes, corners and foreground.
         **kwargs: As of `RepPointsHead`; `train_cfg` has `heatmap.assigner` as well.
@@ -58,6 +60,7 @@ class RepPointsV2Head(RepPointsHead):
                  loss_offset: dict = dict(type='SmoothL1Loss', beta=1 / 9, loss_weight=1.),
                  loss_sem: dict = dict(type='SEPFocalLoss', gamma=2., alpha=0.25, loss_weight=0.1),
                  transform_method: str = 'exact_minmax',
+                 initial_box: float = 0.,
                  norm_cfg: dict = GROUP_NORM,
                  init_cfg: dict = dict(
                      type='Normal',
@@ -74,6 +77,7 @@ class RepPointsV2Head(RepPointsHead):
         self.first_kernel_size = first_kernel_size
         self.kernel_size = kernel_size
         self.corner_dim = corner_dim
+        self.initial_box = initial_box
         super().__init__(
             num_classes, in_channels, transform_method=transform_method, norm_cfg=norm_cfg, init_cfg=init_cfg, **kwargs)
         self.loss_heatmap = MODELS.build(loss_heatmap)
@@ -97,6 +101,7 @@ class RepPointsV2Head(RepPointsHead):
         self.reppoints_sem_out = nn.Conv2d(channels, self.num_classes, 1)
         # The layers without their ConvModule, which as a child of this module would initialise them once more, in its own way.
         self.reppoints_sem_embedding = nn.Sequential(OrderedDict(ConvModule(channels, channels, 1, norm_cfg=self.norm_cfg).named_children()))
+        self.reppoints_pts_init_out = _InitialPoints(self.point_feat_channels, 2 * self.num_points, self.initial_box)
         # Classes and refined points see the corners' 2 scores and 4 offsets as well.
         self.reppoints_cls_conv = DeformConv2d(channels + 6, self.point_feat_channels, self.dcn_kernel, 1, self.dcn_pad)
         self.reppoints_pts_refine_conv = DeformConv2d(channels + 6, self.point_feat_channels, self.dcn_kernel, 1, self.dcn_pad)
@@ -329,6 +334,19 @@ def verify_corners(corners: Tensor, score: Tensor, offset: Tensor) -> Tensor:
     cell = best[y.clamp(0, height - 2), x.clamp(0, width - 2)]
     x, y = cell % width, cell // width
     return torch.stack([x, y], 1) + offset[:, y, x].T
+
+
+class _InitialPoints(nn.Conv2d):
+    """The layer of the initial points; they start as a box of `box` strides around their cell's point."""
+
+    def __init__(self, in_channels, out_channels, box):
+        super().__init__(in_channels, out_channels, 1)
+        self.box = box
+
+    def init_weights(self):  # MMEngine calls it after the head's init_cfg
+        if self.box:
+            nn.init.constant_(self.bias[:2], -self.box / 2)
+            nn.init.constant_(self.bias[2:4], self.box / 2)
 
 
 class _LevelwiseAssigner:

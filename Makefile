@@ -9,6 +9,7 @@ help:
 	@echo 'make demo         train a small detector on drawn shapes, about 10 minutes on 2 cores [SEED=NUMBER]'
 	@echo 'make test         the tests'
 	@echo 'make test-slow    the tests that take a minute or more each'
+	@echo 'make test-configs a training step and a prediction with every config, about 5 minutes on 2 cores'
 	@echo 'make install      only the set-up, which the others do by themselves'
 	@echo 'make clean        remove .venv and what was built, but not work_dirs/ and data/'
 	@echo
@@ -32,14 +33,17 @@ demo: install
 	$(RUN) tools/demo.py $(if $(SEED),--seed $(SEED))
 
 test: install
-	$(RUN) -m pytest -q -m 'not slow'
+	$(RUN) -m pytest -q -m 'not slow and not configs'
 
 # pytest's exit code 5: none is slow.
 test-slow: install
 	$(RUN) -m pytest -q -m slow || [ $$? -eq 5 ]
 
+test-configs: install
+	$(RUN) -m pytest -q -m configs
+
 clean:
 	rm -rf .venv build dist mmfocal.egg-info .pytest_cache .hypothesis
 	find mmfocal tests tools -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test test-slow clean
+.PHONY: help install demo test test-slow test-configs clean

@@ -1,15 +1,16 @@
 # A detector of 1.2 M parameters that learns the generated shapes from scratch in minutes on a CPU: `make demo`.
-_base_ = ['_base_/atss.py', '_base_/shapes_detection.py', '_base_/schedule_3x.py', '_base_/detection_runtime.py']
+_base_ = [
+    '_base_/atss.py',
+    '_base_/backbones/focal_nano.py',
+    '_base_/shapes_detection.py',
+    '_base_/schedule_shapes.py',
+    '_base_/detection_runtime.py',
+]
 
 model = dict(
     data_preprocessor=dict(pad_size_divisor=4),
-    backbone=dict(
-        type='FocalTransformer',
-        arch=dict(embed_dims=24, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8)),
-        border='mask',
-        conv_embed=True,
-        drop_path_rate=0.),
-    neck=dict(in_channels=[24, 48, 96, 192], out_channels=48, num_outs=4),
+    backbone=dict(_base_.backbone, out_indices=(0, 1, 2, 3)),
+    neck=dict(in_channels=_base_.channels, out_channels=48, num_outs=4),
     bbox_head=dict(
         num_classes=4,
         in_channels=48,
@@ -17,12 +18,3 @@ model = dict(
         stacked_convs=2,
         norm_cfg=dict(type='GN', num_groups=12, requires_grad=True),
         anchor_generator=dict(octave_base_scale=4, strides=[4, 8, 16, 32])))
-
-epochs = 3
-train_cfg = dict(max_epochs=epochs, val_interval=epochs)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=200),
-    dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True, begin=0, end=epochs, eta_min=0),
-]
-optim_wrapper = dict(optimizer=dict(lr=1e-3, fused=True), clip_grad=dict(max_norm=10))
-auto_scale_lr = dict(base_batch_size=4)

@@ -1,7 +1,8 @@
 """Measures this project: tools/benchmark.py COMMAND; each command has its --help."""
 import argparse
+from pathlib import Path
 
-from mmfocal.analysis import speed
+from mmfocal.analysis import complexity, speed
 from mmfocal.engine import one_sentence_errors
 
 
@@ -11,6 +12,9 @@ def main():
     command = commands.add_parser('speed', help='time and memory against Swin and against roll + unfold')
     speed.add_arguments(command)
     command.set_defaults(main=speed.main)
+    command = commands.add_parser('complexity', help='parameters and FLOPs of configs, beside the paper\'s')
+    complexity.add_arguments(command)
+    command.set_defaults(main=complexity.main, configs=Path(__file__).resolve().parents[1] / 'configs')
     args = parser.parse_args()
     args.main(args)
 

@@ -9,6 +9,7 @@ model = dict(
         std=[58.395, 57.12, 57.375],
         bgr_to_rgb=True,
         pad_size_divisor=32),
+    backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(type='FPN', out_channels=256, add_extra_convs='on_input', num_outs=5, norm_cfg=norm_cfg),
     bbox_head=dict(
         type='RepPointsV2Head',

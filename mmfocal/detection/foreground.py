@@ -62,6 +62,7 @@ class SEPFocalLoss(nn.Module):
         """
         foreground = weight > 0
         loss = py_sigmoid_focal_loss(pred, foreground, gamma=self.gamma, alpha=self.alpha, reduction='none')
-        positive = (loss * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+        total = weight.sum()
+        positive = (loss * weight).sum() / torch.where(total > 0, total, 1)
         negative = loss.masked_fill(foreground, 0).sum() / foreground.sum().clamp(min=1)
         return self.loss_weight * (positive + negative)

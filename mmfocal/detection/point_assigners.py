@@ -50,7 +50,7 @@ class PointAssignerV2(BaseAssigner):
             claimed = torch.full_like(distance, torch.inf)
             for _ in range(min(self.pos_num, len(points))):
                 nearest = distance.argmin(0, keepdim=True)
-                claimed.scatter_(0, nearest, distance.gather(0, nearest))
+                claimed.scatter_reduce_(0, nearest, distance.gather(0, nearest), 'amin')
                 distance.scatter_(0, nearest, torch.inf)
             owner = claimed.argmin(1)
             positive = claimed.amin(1).isfinite()

@@ -46,7 +46,8 @@ class RepPointsV2Head(RepPointsHead):
         **kwargs: As of `RepPointsHead`; `train_cfg` has `heatmap.assigner` as well.
 
     Raises:
-        ConfigError: If `use_grid_points` or `center_init=False` is asked for.
+        ConfigError: If `use_grid_points`, `center_init=False`, a softmax `loss_cls`, or one point a box is asked for, or `train_cfg` has no
+            `heatmap`.
     """
 
     def __init__(self,
@@ -73,6 +74,12 @@ class RepPointsV2Head(RepPointsHead):
                  **kwargs):
         if kwargs.get('use_grid_points') or not kwargs.get('center_init', True):
             raise ConfigError('RepPointsV2Head starts from center points: leave out use_grid_points and center_init')
+        if not kwargs.get('loss_cls', dict(use_sigmoid=True)).get('use_sigmoid', False):
+            raise ConfigError('RepPointsV2Head has a sigmoid a class: set use_sigmoid=True in loss_cls')
+        if transform_method == 'exact_minmax' and kwargs.get('num_points', 9) < 2:
+            raise ConfigError("transform_method='exact_minmax' makes a box of two points: num_points must be 9, 25, …")
+        if kwargs.get('train_cfg') and 'heatmap' not in kwargs['train_cfg']:
+            raise ConfigError('RepPointsV2Head: train_cfg has init and refine, but no heatmap; see configs/_base_/reppointsv2.py')
         self.shared_stacked_convs = shared_stacked_convs
         self.first_kernel_size = first_kernel_size
         self.kernel_size = kernel_size
@@ -139,11 +146,12 @@ class RepPointsV2Head(RepPointsHead):
 
         pts_init = self.reppoints_pts_init_out(self.relu(self.reppoints_pts_init_conv(pts_feat)))
         slowed = (1 - self.gradient_mul) * pts_init.detach() + self.gradient_mul * pts_init
-        dcn_offset = slowed - self.dcn_base_offset.type_as(x)
+        dtype = torch.promote_types(x.dtype, torch.float32)  # DeformConv2d computes in its offset's, and has no bfloat16
+        dcn_offset = slowed.to(dtype) - self.dcn_base_offset.to(x.device, dtype)
         cls_feat = torch.cat([cls_feat, hm_score, hm_offset], 1)
         pts_feat = torch.cat([pts_feat, hm_score, hm_offset], 1)
-        cls_score = self.reppoints_cls_out(self.relu(self.reppoints_cls_conv(cls_feat, dcn_offset)))
-        pts_refine = self.reppoints_pts_refine_out(self.relu(self.reppoints_pts_refine_conv(pts_feat, dcn_offset)))
+        cls_score = self.reppoints_cls_out(self.relu(self.reppoints_cls_conv(cls_feat, dcn_offset).type_as(x)))
+        pts_refine = self.reppoints_pts_refine_out(self.relu(self.reppoints_pts_refine_conv(pts_feat, dcn_offset).type_as(x)))
         return cls_score, pts_init, pts_refine + pts_init.detach(), hm_score, hm_offset, sem_score
 
     def points2bbox(self, pts: Tensor, y_first: bool = True) -> Tensor:
@@ -286,7 +294,7 @@ class RepPointsV2Head(RepPointsHead):
         cfg = cfg or self.test_cfg
         results = []
         for image, img_meta in enumerate(batch_img_metas):
-            outputs = [[level[image].float() for level in levels] for levels in (cls_scores, pts_preds_refine, hm_scores, hm_offsets)]
+            outputs = [[level[image].detach().float() for level in levels] for levels in (cls_scores, pts_preds_refine, hm_scores, hm_offsets)]
             bboxes, scores = self._decode(*outputs, img_meta['img_shape'], cfg.get('nms_pre', -1))
             keep, labels = (scores > cfg.get('score_thr', 0)).nonzero().unbind(1)
             detections = InstanceData(bboxes=bboxes[keep], scores=scores[keep, labels], labels=labels)

@@ -1,10 +1,25 @@
+"""FLOPs in MMEngine's and PyTorch's counters, and `tools/benchmark.py complexity`."""
+import argparse
+import json
+import runpy
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from mmcv import ops
+from mmengine import ConfigDict
 from mmengine.analysis import get_model_complexity_info
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import mmfocal.registration  # noqa: F401
+from mmfocal.analysis import complexity
 from mmfocal.backbones import FocalTransformer
+from mmfocal.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 ARCH = dict(embed_dims=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 4, 8))
 
 
@@ -29,7 +44,6 @@ def test_mmengine_counts_the_attention(expand, levels):
 
 
 def test_torch_counts_forward_and_backward():
-    from torch.utils.flop_counter import FlopCounterMode
     model = FocalTransformer(arch=ARCH, drop_path_rate=0.)
     with FlopCounterMode(display=False) as forward:
         outs = model(torch.zeros(1, 3, 224, 224))
@@ -39,3 +53,235 @@ def test_torch_counts_forward_and_backward():
     with FlopCounterMode(display=False) as backward:
         sum(out.sum() for out in outs).backward()
     assert backward.get_flop_counts()['Global'][torch.ops.mmfocal.focal_attention_backward] == expected * 5 // 2
+
+
+class Called(nn.Module):
+    """A module, or a function, in the form of OpenMMLab's models."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, image, data_samples, mode):
+        return self.module(image)
+
+
+def total(module, **size):
+    return complexity.count(Called(module), **size).flops['']
+
+
+class OfTokens(nn.Module):
+    """Multi-head attention over the 64 × 32 pixels of an image, 3 channels."""
+
+    def __init__(self, batch_first=True, **options):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 3, batch_first=batch_first)
+        self.options = options
+
+    def forward(self, image):
+        tokens = image.flatten(2).permute((0, 2, 1) if self.attention.batch_first else (2, 0, 1))
+        return self.attention(tokens, tokens, tokens, **self.options)[0]
+
+
+@pytest.mark.parametrize('options', [
+    dict(), dict(need_weights=False), dict(batch_first=False), dict(batch_first=False, need_weights=False),
+    dict(attn_mask=torch.zeros(2048, 2048)), dict(need_weights=False, attn_mask=torch.zeros(2048, 2048))])
+def test_every_way_of_multi_head_attention_counts_the_same(options):
+    fast = torch.backends.mha.get_fastpath_enabled()
+    assert total(OfTokens(**options), size=(64, 32)) == 4 * 2048 * 3 * 3 + 2 * 2048 * 2048 * 3
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+
+
+class Deformable(nn.Module):
+
+    def __init__(self, modulated):
+        super().__init__()
+        self.conv = (ops.ModulatedDeformConv2d if modulated else ops.DeformConv2d)(3, 6, 3, stride=2, padding=1, groups=3)
+
+    def forward(self, image):
+        sides = [side // 2 for side in image.shape[-2:]]
+        arguments = [image.new_zeros(1, channels, *sides) for channels in (18, 9)]
+        return self.conv(image, *arguments[:1 + isinstance(self.conv, ops.ModulatedDeformConv2d)])
+
+
+@pytest.mark.parametrize('modulated', [False, True])
+def test_deformable_convolutions(modulated):
+    assert total(Deformable(modulated), size=(64, 32)) == 16 * 32 * 6 * 1 * 9  # one input channel a group
+
+
+class Odd(nn.Module):
+    """Two layers of which one is in vain, and an operator that no counter knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.vain = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 5, 1)
+        self.used.weight.requires_grad_(False)
+
+    def forward(self, image):
+        self.vain(image)
+        return self.used(image).cumsum(1).cumsum(2)
+
+
+def test_what_no_output_needs_is_counted_and_what_is_not_known_is_told():
+    done = complexity.count(Called(Odd()), (64, 32))
+    assert done.flops == {'': 2048 * 21, 'module': 2048 * 21, 'module.used': 2048 * 6, 'module.vain': 2048 * 15}
+    assert done.params == {'': 28, 'module': 28, 'module.used': 8, 'module.vain': 20} and done.frozen == 6
+    assert done.operators == {'conv': 2048 * 21} and done.not_counted == {'cumsum': 2}
+
+
+BOX_CODER = dict(type='DeltaXYWHBBoxCoder', target_means=[0.] * 4, target_stds=[.1] * 4)
+CLASSES, BOXES = dict(type='CrossEntropyLoss'), dict(type='L1Loss')
+NORM = dict(type='SyncBN')
+
+
+def two_stage(kind):
+    """A tiny Mask, Cascade Mask or Sparse R-CNN over maps of strides 4 and 8; 16 channels."""
+    extractor = dict(type='SingleRoIExtractor', out_channels=16, featmap_strides=[4, 8])
+    box_extractor = dict(extractor, roi_layer=dict(type='RoIAlign', output_size=7))
+    mask_extractor = dict(extractor, roi_layer=dict(type='RoIAlign', output_size=14))
+    box_head = dict(type='Shared2FCBBoxHead', in_channels=16, fc_out_channels=32, num_classes=3, bbox_coder=BOX_CODER)
+    mask_head = dict(type='FCNMaskHead', num_convs=1, in_channels=16, conv_out_channels=8, num_classes=3)
+    rpn_head = dict(type='RPNHead', in_channels=16, feat_channels=16, bbox_coder=BOX_CODER,
+                    anchor_generator=dict(type='AnchorGenerator', scales=[8], ratios=[1.], strides=[4, 8]))
+    roi_head = dict(type='StandardRoIHead', bbox_head=box_head, mask_head=mask_head)
+    test_cfg = dict(rpn=dict(nms_pre=9, max_per_img=9, nms=dict(type='nms', iou_threshold=.7)),
+                    rcnn=dict(score_thr=.05, nms=dict(type='nms', iou_threshold=.5), max_per_img=5, mask_thr_binary=.5))
+    if kind == 'CascadeRCNN':
+        roi_head = dict(type='CascadeRoIHead', num_stages=3, stage_loss_weights=[1] * 3, bbox_head=[box_head] * 3, mask_head=[mask_head] * 3)
+    elif kind == 'SparseRCNN':
+        dynamic = dict(type='DynamicConv', in_channels=16, feat_channels=4, out_channels=16)
+        box_head = dict(type='DIIHead', num_classes=3, num_heads=4, in_channels=16, feedforward_channels=32, dynamic_conv_cfg=dynamic,
+                        loss_cls=dict(type='FocalLoss', use_sigmoid=True), bbox_coder=BOX_CODER)
+        roi_head = dict(type='SparseRoIHead', num_stages=2, stage_loss_weights=[1] * 2, proposal_feature_channel=16, bbox_head=[box_head] * 2)
+        rpn_head = dict(type='EmbeddingRPNHead', num_proposals=30, proposal_feature_channel=16)
+        test_cfg = dict(rpn=None, rcnn=dict(max_per_img=5))
+    extractors = dict(bbox_roi_extractor=box_extractor)
+    if kind != 'SparseRCNN':
+        extractors.update(mask_roi_extractor=mask_extractor)
+    init_default_scope('mmdet')
+    return MODELS.build(ConfigDict(
+        type=kind, data_preprocessor=dict(type='DetDataPreprocessor'), train_cfg=None, test_cfg=test_cfg,
+        backbone=dict(type='FocalTransformer', arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)), out_indices=(0, 1)),
+        neck=dict(type='FPN', in_channels=[8, 16], out_channels=16, num_outs=2, norm_cfg=NORM), rpn_head=rpn_head, roi_head=dict(roi_head, **extractors)))
+
+
+BOX_HEAD = 7 * 7 * 16 * 32 + 32 * 32 + 32 * (4 + 12)
+MASK_HEAD = 14 * 14 * 16 * 8 * 9 + 28 * 28 * 8 * 8 + 28 * 28 * 8 * 3
+
+
+@pytest.mark.parametrize('kind, stages', [('MaskRCNN', 1), ('CascadeRCNN', 3)])
+def test_two_stages_take_1000_proposals_and_100_detections(kind, stages):
+    model = two_stage(kind)
+    done = complexity.count(model, (64, 64))
+    assert done.flops['roi_head.bbox_head'] == stages * 1000 * BOX_HEAD
+    assert done.flops['roi_head.mask_head'] == stages * 100 * MASK_HEAD
+    assert done.flops['rpn_head'] == (16 * 16 + 8 * 8) * 16 * (16 * 9 + 5)
+    assert done.not_counted['RoIAlignFunction'] == 2 * stages
+    assert done.flops[''] == sum(done.flops[name] for name in ('backbone', 'neck', 'rpn_head', 'roi_head'))
+
+
+def test_sparse_rcnn_takes_its_own_proposals_and_all_stages():
+    done = complexity.count(two_stage('SparseRCNN'), (64, 64))
+    first, second = (done.flops[f'roi_head.bbox_head.{stage}'] for stage in range(2))
+    assert first == second > 0
+    assert done.operators['bmm'] == 2 * 30 * (49 * 16 * 4 * 2 + 30 * 16 * 2)  # of the dynamic convolutions and of the attention
+
+
+PRODUCTS = ('conv', 'linear', 'matmul', 'mm', 'bmm', 'addmm', 'baddbmm', 'einsum', 'focal_attention')
+
+
+@pytest.mark.parametrize('kind', ['MaskRCNN', 'CascadeRCNN', 'SparseRCNN', 'Swin', 'PVT'])
+def test_products_are_those_that_torch_counts(kind):
+    init_default_scope('mmdet')
+    if kind == 'Swin':
+        model = Called(MODELS.build(dict(type='SwinTransformer', embed_dims=8, depths=(2, 1, 1, 1), num_heads=(1, 1, 1, 1))))
+    elif kind == 'PVT':
+        model = Called(MODELS.build(dict(type='PyramidVisionTransformer', embed_dims=8, num_layers=(1, 1, 1, 1))))
+    else:
+        model = two_stage(kind)
+    done = complexity.count(model, (64, 96))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, 96, 64))
+    assert sum(done.operators.get(name, 0) for name in PRODUCTS) == pytest.approx(counter.get_total_flops() / 2, rel=1e-6)
+
+
+DETECTOR = """
+default_scope = 'mmdet'
+custom_imports = dict(imports=['mmfocal.registration'], allow_failed_imports=False)
+model = dict(
+    type='ATSS', data_preprocessor=dict(type='DetDataPreprocessor'),
+    backbone=dict(type='ResNet', depth=18, base_channels=8, frozen_stages=1),
+    neck=dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, num_outs=5),
+    bbox_head=dict(type='ATSSHead', num_classes=3, in_channels=8, feat_channels=8, norm_cfg=None,
+        anchor_generator=dict(type='AnchorGenerator', ratios=[1.], octave_base_scale=8, scales_per_octave=1, strides=[4, 8, 16, 32, 64])))
+"""
+SEGMENTOR = """
+default_scope = 'mmseg'
+custom_imports = dict(imports=['mmfocal.registration'], allow_failed_imports=False)
+model = dict(
+    type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor'),
+    backbone=dict(type='FocalTransformer', arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)), border='mask'),
+    decode_head=dict(type='FCNHead', in_channels=64, channels=16, num_convs=1, in_index=3, num_classes=5, norm_cfg=dict(type='SyncBN')),
+    test_cfg=dict(mode='slide', crop_size=(32, 32), stride=(16, 16)))
+"""
+
+
+def run(monkeypatch, *args):
+    """Runs tools/benchmark.py complexity in this process."""
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'complexity', *map(str, args)])
+    runpy.run_path(str(ROOT / 'tools/benchmark.py'))['main']()
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """A detector whose name is in Table 5, and a segmentor."""
+    (tmp_path / 'atss_swin_tiny_3x.py').write_text(DETECTOR)
+    (tmp_path / 'fcn_focal.py').write_text(SEGMENTOR)
+    return tmp_path
+
+
+def test_configs_from_end_to_end(monkeypatch, capsys, configs, tmp_path):
+    run(monkeypatch, configs / 'atss_swin_tiny_3x.py', configs / 'fcn_focal.py', '--size', 96, 64, '--by-layer',
+        '--out', tmp_path / 'new' / 'out.json', '--cfg-options', 'model.backbone.init_cfg=None')
+    said = capsys.readouterr().out
+    first, second = (line.split(' | ') for line in said.splitlines() if line.startswith(('| atss', '| fcn')))
+    record = json.loads((tmp_path / 'new' / 'out.json').read_text())
+    assert (record['width'], record['height']) == (96, 64) and record['counted'] == complexity.COUNTED
+    detector, segmentor = record['models']
+    assert float(first[1]) == pytest.approx(detector['params'][''] / 1e6, abs=.01) and first[2] == '35.7' and first[3].endswith('%')
+    assert first[5:] == ['212', '– |'] and 'its FLOPs are of 1280×800' in said  # of another size: not to be compared
+    assert second[2:4] == ['–', '–'] and segmentor['paper'] == {} and detector['paper']['flops_g'] == 212
+    assert segmentor['flops']['decode_head'] == 2 * 3 * ((64 + 80) * 16 * 9 + 2 * 16 * 2 + 16 * 5)  # of the whole image
+    assert '| backbone.layer4 |' in said and '| decode_head |' in said
+    assert 'max_pool2d 2' in said and detector['not_counted']['max_pool2d'] == 2  # of the stem, and of the FPN's last level
+    assert f'atss_swin_tiny_3x {detector["frozen"] / 1e6:.2f}' in said and detector['frozen'] > 0 == segmentor['frozen']
+
+
+def test_a_table_lists_the_rows_that_have_no_config(capsys, configs):
+    parser = argparse.ArgumentParser()
+    complexity.add_arguments(parser)
+    complexity.main(parser.parse_args(['--table', '5'], argparse.Namespace(configs=configs)))
+    rows = [line.split(' | ') for line in capsys.readouterr().out.splitlines() if line.startswith('| ') and '---' not in line][1:]
+    assert len(rows) == 12 and [row[0] for row in rows if row[1] != 'no such config'] == ['| atss_swin_tiny_3x']
+    assert rows[0] == ['| cascade_mask_rcnn_r50_3x', 'no such config', '82', '–', 'no such config', '739', '– |']
+    assert rows[4][2:4][0] == '35.7' and rows[4][5] == '212' and rows[4][6].startswith('-')
+
+    complexity.main(parser.parse_args(['--table', '4'], argparse.Namespace(configs=configs)))
+    said = capsys.readouterr().out
+    assert said.count('no such config') == 2 * 26 and 'No library has ViL-Base, ViL-Medium, ViL-Small: left out.' in said
+
+
+@pytest.mark.parametrize('args, sentence', [
+    ([], 'complexity needs either config files or --table N'),
+    (['configs/atss_r50_3x.py', '--table', '5'], 'needs either config files or --table N'),
+    (['--table', '6'], '--table 6: the paper\'s tables of detectors are 3, 4, 5'),
+    (['configs/absent.py'], 'configs/absent.py: no such config'),
+    (['--table', '5', '--size', '1280', 'x'], '--size: 1280 x is no width and height of at least 32 pixels'),
+    (['--table', '5', '--size', '1280', '16'], '--size: 1280 16 is no width'),
+    (['--table', '5', '--size', '-64', '64'], '--size: -64 64 is no width'),
+    (['--table', '5', '--out', f'{__file__}/out.json'], 'out.json cannot be written: File exists'),
+])
+def test_bad_arguments(monkeypatch, args, sentence):
+    with pytest.raises(UserError) as info:
+        run(monkeypatch, *args)
+    assert sentence in str(info.value) and '\n' not in str(info.value)

@@ -1,45 +1,98 @@
 """Every config of configs/ is built, trains a step and predicts; none is forgotten."""
+import gc
+import re
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
 import mmfocal.registration  # noqa: F401
+from mmfocal.analysis.paper import row_of
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
+NAME = re.compile(r'(?P<method>\w+?)_(?P<family>r|x|pvt|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)_(1x|3x|shapes)')
+# Each method, and each family of backbones, at least once: what `make test` trains. `make test-configs` trains all.
+REPRESENTATIVES = [
+    'atss_dyhead_focal_large_3x', 'atss_focal_tiny_3x', 'cascade_mask_rcnn_r50_3x', 'dino_focal_tiny_1x', 'htc_focal_large_3x',
+    'mask_rcnn_swin_tiny_3x', 'reppointsv2_focal_tiny_3x', 'retinanet_pvt_small_1x', 'retinanet_x101_32x4d_1x', 'sparse_rcnn_focal_tiny_3x',
+]
 
 
 @pytest.fixture(autouse=True)
 def from_scratch(monkeypatch):
-    monkeypatch.setenv('FOCAL_TINY', 'none')
+    for size in ('TINY', 'SMALL', 'BASE', 'LARGE'):
+        monkeypatch.setenv(f'FOCAL_{size}', 'none')
+
+
+def test_names_and_representatives():
+    names = [NAME.fullmatch(path.stem) for path in CONFIGS]
+    assert all(names), f'{[path.stem for path, name in zip(CONFIGS, names) if not name]}: no <method>_<backbone>_<size>_<schedule>'
+    for part in ('method', 'family'):
+        assert {NAME.fullmatch(name)[part] for name in REPRESENTATIVES} == {name[part] for name in names}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_trains_a_step_and_predicts(path):
+def test_builds_with_as_many_parameters_as_the_paper_has(path, monkeypatch):
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
-    model = MODELS.build(cfg.model)
-    sample = DetDataSample(metainfo=dict(img_shape=(64, 96), ori_shape=(64, 96), scale_factor=(1., 1.), batch_input_shape=(64, 96)))
-    sample.gt_instances = InstanceData(bboxes=torch.tensor([[8., 8., 40., 48.]]), labels=torch.tensor([1]))
-    data = dict(inputs=[torch.randint(0, 255, (3, 64, 96), dtype=torch.uint8)], data_samples=[sample])
+    monkeypatch.setattr(torch, 'linspace', partial(torch.linspace, device='cpu'))  # MMDetection asks for its values
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    row = row_of(path.stem) or {}
+    if 'params_m' in row and row['method'] != 'RepPointsV2':  # the Swin comparison's, where the row comes from, has a BiFPN
+        assert sum(param.numel() for param in model.parameters()) / 1e6 == pytest.approx(row['params_m'], rel=0.015)
+
+
+@pytest.mark.parametrize('name', REPRESENTATIVES)
+def test_representative_trains_a_step_and_predicts(name):
+    train_a_step_and_predict(CONFIGS[0].with_name(f'{name}.py'))
+
+
+@pytest.mark.configs
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_trains_a_step_and_predicts(path):
+    train_a_step_and_predict(path)
+
+
+def train_a_step_and_predict(path):
+    gc.collect()  # the model before has cycles, and there is not room for many of the large ones
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    cfg.model.backbone.init_cfg = None  # nothing is downloaded
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    model.init_weights()
+    height, width = (224, 224) if cfg.model.type == 'DINO' else (32, 64)  # DINO needs 900 positions
+    sample = DetDataSample(metainfo=dict(
+        img_shape=(height, width), ori_shape=(height, width), scale_factor=(1., 1.), batch_input_shape=(height, width)))
+    masks = np.zeros((1, height, width), dtype=np.uint8)
+    masks[:, 8:28, 8:40] = 1
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[8., 8., 40., 28.]]), labels=torch.tensor([1]), masks=BitmapMasks(masks, height, width))
+    data = dict(inputs=[torch.randint(0, 255, (3, height, width), dtype=torch.uint8)], data_samples=[sample])
+
+    unreached = {name for name, param in model.named_parameters() if param.requires_grad}
+    for name, param in model.named_parameters():
+        if param.requires_grad:
+            param.register_post_accumulate_grad_hook(lambda _, name=name: unreached.discard(name))
     losses = model.train().train_step(data, build_optim_wrapper(model, cfg.optim_wrapper))
     assert all(value.isfinite() for value in losses.values()) and losses['loss'] > 0
+    assert not unreached, 'distributed training stops at parameters that the loss does not depend on'
+
     with torch.no_grad():
         predicted = model.eval().test_step(data)[0].pred_instances
     assert predicted.bboxes.shape == (len(predicted), 4)
-
-
-def test_detectors_differ_in_backbone_and_neck_only():
-    configs = [Config.fromfile(path).to_dict() for path in CONFIGS if path.stem in ('atss_focal_tiny_3x', 'atss_swin_tiny_3x', 'atss_r50_3x')]
-    for cfg in configs:
-        assert cfg['model'].pop('backbone')['out_indices'] == (1, 2, 3)
-        cfg['model']['neck'].pop('in_channels')
-    assert len(configs) == 3 and configs[0] == configs[1] == configs[2]
+    assert ('segm' in cfg.val_evaluator.metric) == ('masks' in predicted)
+    if 'masks' in predicted:
+        assert predicted.masks.shape == (len(predicted), height, width)
 
 
 def test_schedule_and_decay():
@@ -59,6 +112,29 @@ def test_schedule_and_decay():
     assert undecayed == expected and len(expected) > 100
     drop_paths = [block.drop_path for stage in model.backbone.stages for block in stage.blocks]
     assert drop_paths[0] == 0 and drop_paths[-1] == pytest.approx(0.3)
+
+
+def test_released_reppointsv2_recipe():
+    cfg = Config.fromfile(CONFIGS[0].parent / 'reppointsv2_r50_1x.py')
+    wrapper = cfg.optim_wrapper.to_dict()
+    assert wrapper.pop('optimizer') == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4)
+    assert wrapper == dict(type='OptimWrapper', clip_grad=dict(max_norm=35, norm_type=2))
+    warmup, steps = cfg.param_scheduler
+    assert cfg.train_cfg.max_epochs == 12 and steps.milestones == [8, 11] and steps.gamma == 0.1
+    assert (warmup.end, warmup.start_factor, warmup.by_epoch) == (500, 0.001, False)
+    assert cfg.train_dataloader.batch_size == 2 and cfg.auto_scale_lr.base_batch_size == 16
+    head = cfg.model.bbox_head
+    assert (head.loss_bbox_init, head.loss_bbox_refine) == (
+        dict(type='GIoULoss', loss_weight=1.0), dict(type='GIoULoss', loss_weight=2.0))
+    assert cfg.model.test_cfg.to_dict() == dict(
+        nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.6), max_per_img=100)
+    # The comment's --cfg-options, with which the losses are the released smooth L1 ones.
+    options = dict(part.split('=') for line in (CONFIGS[0].parent / 'reppointsv2_r50_1x.py').open()
+                   for part in line.split() if part.startswith('model.bbox_head'))
+    cfg.merge_from_dict({key: value if key.endswith('type') else float(value) for key, value in options.items()})
+    init_default_scope(cfg.default_scope)
+    losses = MODELS.build(cfg.model.bbox_head.loss_bbox_init), MODELS.build(cfg.model.bbox_head.loss_bbox_refine)
+    assert [(loss.beta, loss.loss_weight) for loss in losses] == [(0.11, 0.5), (0.11, 1.0)]
 
 
 def test_coco_root(monkeypatch):

@@ -1,0 +1,11 @@
+# ResNet-50 as MMDetection's detectors have it: the stem and the first stage frozen, norms with ImageNet's statistics.
+backbone = dict(
+    type='ResNet',
+    depth=50,
+    num_stages=4,
+    frozen_stages=1,
+    norm_cfg=dict(type='BN', requires_grad=True),
+    norm_eval=True,
+    style='pytorch',
+    init_cfg=dict(type='Pretrained', checkpoint='https://download.pytorch.org/models/resnet50-0676ba61.pth'))
+channels = [256, 512, 1024, 2048]

@@ -1,0 +1,11 @@
+_base_ = [
+    '_base_/retinanet.py',
+    '_base_/backbones/x101_32x4d.py',
+    '_base_/coco_detection.py',
+    '_base_/schedule_1x_sgd.py',
+    '_base_/detection_runtime.py',
+]
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels[1:]))
+
+optim_wrapper = dict(optimizer=dict(lr=0.01))  # MMDetection's for RetinaNet

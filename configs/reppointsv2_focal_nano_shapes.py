@@ -9,7 +9,7 @@ _base_ = [
 
 norm_cfg = dict(type='GN', num_groups=8, requires_grad=True)
 model = dict(
-    data_preprocessor=dict(pad_size_divisor=16),
+    data_preprocessor=dict(pad_size_divisor=4),
     backbone=_base_.backbone,
     neck=dict(in_channels=_base_.channels[1:], out_channels=48, num_outs=3, norm_cfg=norm_cfg),
     bbox_head=dict(

@@ -2,7 +2,7 @@
 import argparse
 from pathlib import Path
 
-from mmfocal.analysis import complexity, speed
+from mmfocal.analysis import complexity, iteration, speed
 from mmfocal.engine import one_sentence_errors
 
 
@@ -15,6 +15,9 @@ def main():
     command = commands.add_parser('complexity', help='parameters and FLOPs of configs, beside the paper\'s')
     complexity.add_arguments(command)
     command.set_defaults(main=complexity.main, configs=Path(__file__).resolve().parents[1] / 'configs')
+    command = commands.add_parser('iteration', help='time of a detector\'s training iteration, and of its targets')
+    iteration.add_arguments(command)
+    command.set_defaults(main=iteration.main)
     args = parser.parse_args()
     args.main(args)
 

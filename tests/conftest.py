@@ -1,3 +1,4 @@
+import logging
 import os
 
 import pytest
@@ -7,6 +8,12 @@ if not torch.cuda.is_available():  # then Triton's kernels run in its interprete
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 from mmfocal.datasets.shapes import make_shapes
+
+
+@pytest.fixture(autouse=True)
+def silent_loggers(monkeypatch):
+    """MMEngine's logger of an earlier test still writes to that test's output, which is closed."""
+    monkeypatch.setattr(logging, 'raiseExceptions', False)
 
 
 @pytest.fixture(scope='session')

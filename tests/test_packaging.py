@@ -60,12 +60,14 @@ def test_make_demo_passes_the_seed(tmp_path):
 
 def test_package_builds(tmp_path):
     clone = tmp_path / 'clone'
-    for name in ('mmfocal', 'requirements'):
-        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('setup.cfg', 'pyproject.toml', 'LICENSE'):
+    for name in ('mmfocal', 'requirements', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, clone / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.cfg', 'pyproject.toml', 'LICENSE', 'model-index.yml'):
         shutil.copy(ROOT / name, clone)
     (clone / 'mmfocal' / 'some.yaml').touch()
-    files = {path.relative_to(clone) for path in (clone / 'mmfocal').rglob('*.*')}
+    files = {path.relative_to(clone) for path in (clone / 'mmfocal').rglob('*.*') if '.mim' not in path.parts}
+    files |= {Path('mmfocal/.mim', path.relative_to(clone)) for name in ('configs', 'tools') for path in (clone / name).rglob('*.*')}
+    files |= {Path('mmfocal/.mim'), Path('mmfocal/.mim/model-index.yml')}  # links in the repository, files in a package
     pip = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation']
     subprocess.run([*pip, '-w', tmp_path, clone], check=True)
     (wheel,) = tmp_path.glob('mmfocal-*.whl')

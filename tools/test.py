@@ -33,7 +33,7 @@ def main():
     if args.show or args.show_dir:
         enable_visualization(cfg, args, segmentation)
     if args.tta:
-        enable_tta(cfg, args)
+        enable_tta(cfg, args, segmentation)
     if args.out and segmentation:
         cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
     elif args.out and not args.out.endswith(('.pkl', '.pickle')):
@@ -61,9 +61,15 @@ def enable_visualization(cfg, args, segmentation):
         hook.test_out_dir = str(Path(args.show_dir).absolute())  # a relative one is MMDetection's to place
 
 
-def enable_tta(cfg, args):
+def enable_tta(cfg, args, segmentation):
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise ConfigError(f'--tta needs tta_model and tta_pipeline, which {args.config} does not have')
+    if not segmentation and cfg.model.get('roi_head', {}).get('mask_head'):
+        print('--tta: boxes only, since MMDetection merges no masks; the mask head\'s weights stay unused')
+        cfg.model.roi_head.mask_head = None
+        for evaluator in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
+            if 'segm' in evaluator.get('metric', ()):
+                evaluator.metric = 'bbox'
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 

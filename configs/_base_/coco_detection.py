@@ -42,7 +42,7 @@ val_dataloader = dict(
         pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='CocoMetric', ann_file=f'{data_root}/annotations/instances_val2017.json', metric='bbox')
+val_evaluator = dict(type='CheckedCocoMetric', ann_file=f'{data_root}/annotations/instances_val2017.json', metric='bbox')
 test_evaluator = val_evaluator
 
 # tools/test.py --tta: three scales, each with its mirror image

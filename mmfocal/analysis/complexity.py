@@ -1,5 +1,6 @@
 """`tools/benchmark.py complexity`: parameters and FLOPs of whole models, beside the paper's."""
 import argparse
+import gc
 import json
 import sys
 from dataclasses import asdict, dataclass
@@ -167,6 +168,7 @@ def main(args: argparse.Namespace) -> None:
         if args.table and not row['config']:
             continue
         print(f'counting {path}', file=sys.stderr)
+        gc.collect()  # the model before is in cycles with what it was traced by
         done = None if args.table and not path.is_file() else count_config(path, size, args.cfg_options)
         results.append((Path(path).stem, row or {}, done))
 

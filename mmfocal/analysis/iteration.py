@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
           f'torch {torch.__version__}; medians of {args.repeats}')
     print(f'{"training iteration":22}{1e3 * total:10.1f} ms')
     for name, seconds in parts.items():
-        print(f'{name:22}{1e3 * seconds:10.1f} ms {seconds / total:8.2%}')
+        print(f'{name:22}{1e3 * seconds:10.1f} ms {seconds / total:9.3%}')
 
 
 def measure(config: str, size: Tuple[int, int], batch: int, boxes: int, device: str, repeats: int) -> Tuple[float, Dict[str, float]]:
@@ -69,7 +69,7 @@ def measure(config: str, size: Tuple[int, int], batch: int, boxes: int, device: 
         ConfigError: If the config is not of a one-stage detector.
     """
     cfg = load_config(argparse.Namespace(config=config, cfg_options={}, launcher='none', work_dir=None, local_rank=0))
-    MMLogger.get_instance('iteration', log_level='WARNING')  # not a line for each parameter without weight decay
+    MMLogger.get_instance('iteration', log_level='ERROR')  # not a line for each parameter that is frozen or without weight decay
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     if not hasattr(model, 'bbox_head'):

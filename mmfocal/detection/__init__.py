@@ -1,8 +1,11 @@
 """What MMDetection lacks for the project's configs; importing it registers it."""
-from .coco import CheckedCocoDataset
+from .coco import CheckClassesHook, CheckedCocoDataset, CheckedCocoMetric
 from .foreground import SEPFocalLoss
 from .point_assigners import PointAssignerV2, PointHMAssigner
 from .reppoints_v2_detector import RepPointsV2Detector
 from .reppoints_v2_head import RepPointsV2Head
 
-__all__ = ['CheckedCocoDataset', 'PointAssignerV2', 'PointHMAssigner', 'RepPointsV2Detector', 'RepPointsV2Head', 'SEPFocalLoss']
+__all__ = [
+    'CheckClassesHook', 'CheckedCocoDataset', 'CheckedCocoMetric', 'PointAssignerV2', 'PointHMAssigner', 'RepPointsV2Detector',
+    'RepPointsV2Head', 'SEPFocalLoss'
+]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
+from mmengine import load
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
@@ -19,6 +20,7 @@ import mmfocal.registration  # noqa: F401
 from mmfocal.analysis.paper import row_of
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
+METADATA = {model['Name']: model['Metadata'] for model in load(CONFIGS[0].parent / 'metafile.yml')['Models']}
 NAME = re.compile(r'(?P<method>\w+?)_(?P<family>r|x|pvt|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)_(1x|3x|shapes)')
 # Each method, and each family of backbones, at least once: what `make test` trains. `make test-configs` trains all.
 REPRESENTATIVES = [
@@ -47,9 +49,11 @@ def test_builds_with_as_many_parameters_as_the_paper_has(path, monkeypatch):
     monkeypatch.setattr(torch, 'linspace', partial(torch.linspace, device='cpu'))  # MMDetection asks for its values
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
+    params = sum(param.numel() for param in model.parameters())
+    assert params == METADATA[path.stem]['Parameters'], 'count it with tools/benchmark.py complexity, then run tools/misc/model_zoo.py'
     row = row_of(path.stem) or {}
     if 'params_m' in row and row['method'] != 'RepPointsV2':  # docs/reppoints_v2.md has why
-        assert sum(param.numel() for param in model.parameters()) / 1e6 == pytest.approx(row['params_m'], rel=0.015)
+        assert params / 1e6 == pytest.approx(row['params_m'], rel=0.015)
 
 
 @pytest.mark.parametrize('name', REPRESENTATIVES)

@@ -1,5 +1,4 @@
 import importlib.util
-import logging
 import sys
 from pathlib import Path
 
@@ -14,7 +13,6 @@ def test_demo_runs_to_its_end(tmp_path, monkeypatch, capsys):
     demo = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(demo)
     demo.NUM_TRAIN, demo.NUM_VAL = 8, 12
-    monkeypatch.setattr(logging, 'raiseExceptions', False)
     monkeypatch.delenv('SHAPES_ROOT', raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'argv', ['demo.py', '--seed', '1'])

@@ -1,6 +1,5 @@
 """tools/train.py and tools/test.py as a user runs them."""
 import json
-import logging
 import os
 import pickle
 import re
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 from mmfocal.checkpoints import load_checkpoint
 
@@ -38,7 +39,6 @@ def run_here(monkeypatch, capsys, script, *args):
     """Runs a script in this process; returns its exit code and its error output."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, 'argv', [script, *map(str, args)])
-    monkeypatch.setattr(logging, 'raiseExceptions', False)  # MMEngine's logger still writes to an earlier test's output
     capsys.readouterr()
     try:
         runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
@@ -91,6 +91,21 @@ def test_testing_with_all_options(trained, shapes, tmp_path):
     assert 'coco/bbox_mAP' in done.stdout + done.stderr
     assert len(pickle.loads((tmp_path / 'out.pkl').read_bytes())) == 4
     assert len(list((tmp_path / 'pictures').glob('*.jpg'))) == 4
+
+
+def test_tta_of_a_mask_config_is_of_boxes(shapes, tmp_path):
+    config = 'configs/mask_rcnn_focal_nano_shapes.py'
+    cfg = Config.fromfile(ROOT / config)
+    cfg.model.backbone.arch.depths = (1, 1, 1, 1)
+    init_default_scope('mmdet')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'untrained.pth')
+    done = run('test.py', config, tmp_path / 'untrained.pth', '--work-dir', tmp_path, '--out', tmp_path / 'out.pkl', '--tta',
+               '--cfg-options', 'model.test_cfg.rcnn.score_thr=0.', SHAPES_ROOT=shapes)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('--tta: boxes only') == 1
+    assert 'coco/bbox_mAP' in done.stdout + done.stderr and 'coco/segm_mAP' not in done.stdout + done.stderr
+    predicted = pickle.loads((tmp_path / 'out.pkl').read_bytes())[0]['pred_instances']
+    assert len(predicted['bboxes']) and 'masks' not in predicted
 
 
 def test_two_processes_without_a_gpu(shapes, tmp_path):
@@ -181,10 +196,42 @@ def test_bad_data_stops_training_with_a_sentence(spoil, sentence, shapes, tmp_pa
     (['model.backbone.focal_levels=(2,2,2)'], 'focal_levels must have 4 entries'),
     (['model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.checkpoint=/absent/focal.pth'], '/absent/focal.pth'),
     (['default_scope=mmsegmental'], 'needs the package mmsegmental, which is not installed'),
+    (["train_dataloader.dataset.metainfo.classes=('circle','squares')"], "metainfo.classes: 'squares' not in the categories of"),
+    (["val_dataloader.dataset.metainfo.classes=('circle','squares')"], "metainfo.classes: 'squares' not in the categories of"),
+    (["val_dataloader.dataset.metainfo.classes=('circle','square')"], 'metainfo.classes of train_dataloader.dataset and of val_data'),
+    (['model.bbox_head.num_classes=80'], 'model.bbox_head.num_classes=80: train_dataloader.dataset has 4 classes'),
+    (['val_evaluator.ann_file=/absent/val.json'], '/absent/val.json: file not found; set ann_file of val_evaluator'),
 ])
 def test_bad_configs_stop_training_with_a_sentence(options, sentence, shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('SHAPES_ROOT', str(shapes))
     code, error = run_here(monkeypatch, capsys, 'train.py', NANO, '--work-dir', tmp_path, '--cfg-options', *QUICK, *options)
+    assert code == 1 and one_sentence(error) and sentence in error
+
+
+@pytest.mark.parametrize('config, head', [
+    ('mask_rcnn', 'bbox_head'), ('mask_rcnn', 'mask_head'), ('cascade_mask_rcnn', 'bbox_head.1'), ('sparse_rcnn', 'bbox_head.2'),
+])
+def test_every_head_has_the_data_sets_number_of_classes(config, head, shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes))
+    code, error = run_here(monkeypatch, capsys, 'train.py', f'configs/{config}_focal_nano_shapes.py', '--work-dir', tmp_path, '--cfg-options',
+                           *QUICK, f'model.roi_head.{head}.num_classes=7')
+    assert code == 1 and one_sentence(error)
+    assert f'error: model.roi_head.{head}.num_classes=7: train_dataloader.dataset has 4 classes' in error
+
+
+@pytest.mark.parametrize('change, sentence', [
+    (lambda coco: coco['categories'][1].update(name='box'), 'val_evaluator.ann_file lacks categories or images of val_dataloader.dataset'),
+    (lambda coco: coco['images'].pop(), 'has image_id'),
+    (lambda coco: [coco['images'].pop(), coco.update(annotations=[])], 'val_evaluator.ann_file lacks categories or images'),
+    (lambda coco: coco['annotations'][0].update(category_id=77), 'has category_id 77'),
+], ids=['name', 'image', 'other images', 'category'])
+def test_the_evaluators_file_is_the_data_sets(change, sentence, shapes, tmp_path, monkeypatch, capsys):
+    coco = json.loads((shapes / 'annotations/instances_val2017.json').read_text())
+    change(coco)
+    (tmp_path / 'other.json').write_text(json.dumps(coco))
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes))
+    code, error = run_here(monkeypatch, capsys, 'train.py', NANO, '--work-dir', tmp_path, '--cfg-options', *QUICK,
+                           f'val_evaluator.ann_file={tmp_path}/other.json')
     assert code == 1 and one_sentence(error) and sentence in error
 
 
@@ -193,7 +240,7 @@ def test_weights_have_to_be_named(shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.delenv('FOCAL_TINY', raising=False)
     classes = [f"{split}_dataloader.dataset.metainfo.classes=('circle','square','triangle','cross')" for split in ('train', 'val')]
     code, error = run_here(monkeypatch, capsys, 'train.py', 'configs/atss_focal_tiny_3x.py', '--work-dir', tmp_path, '--cfg-options', *QUICK[:6],
-                           *classes)
+                           *classes, 'model.bbox_head.num_classes=4')
     assert code == 1 and one_sentence(error)
     assert 'set the environment variable FOCAL_TINY to the path or URL of a checkpoint' in error and 'FOCAL_TINY=none' in error
 
@@ -206,8 +253,6 @@ def test_amp_needs_a_gpu(shapes, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize('has_bf16, dtype', [(True, 'bfloat16'), (False, 'float16')])
 def test_amp_takes_bfloat16_where_it_is(has_bf16, dtype, monkeypatch):
-    from mmengine.config import Config
-
     from mmfocal.engine.command_line import enable_amp
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: has_bf16)

@@ -1,12 +1,8 @@
 # ATSS as in MMDetection (https://arxiv.org/abs/1912.02424); a config adds the backbone, its strides 8, 16 and 32, and their channels.
+_base_ = 'det_data_preprocessor.py'
+
 model = dict(
     type='ATSS',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32),
     backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(type='FPN', out_channels=256, add_extra_convs='on_output', num_outs=5),
     bbox_head=dict(

@@ -1,17 +1,14 @@
 # DINO with four feature levels as in MMDetection (https://arxiv.org/abs/2203.03605); a config adds the backbone and the channels of its
 # strides 8, 16 and 32.
+_base_ = 'det_data_preprocessor.py'
+
 model = dict(
     type='DINO',
     num_queries=900,
     num_feature_levels=4,
     with_box_refine=True,
     as_two_stage=True,
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=1),
+    data_preprocessor=dict(pad_size_divisor=1),
     backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(
         type='ChannelMapper',

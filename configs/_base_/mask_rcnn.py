@@ -1,13 +1,9 @@
 # Mask R-CNN as in MMDetection (https://arxiv.org/abs/1703.06870); a config adds the backbone and the channels of its four stages.
+_base_ = 'det_data_preprocessor.py'
+
 model = dict(
     type='MaskRCNN',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_mask=True,
-        pad_size_divisor=32),
+    data_preprocessor=dict(pad_mask=True),
     neck=dict(type='FPN', out_channels=256, num_outs=5),
     rpn_head=dict(
         type='RPNHead',

@@ -1,14 +1,10 @@
 # RepPoints V2 with GIoU losses (https://arxiv.org/abs/2007.08508 and its authors' configs); a config adds the backbone, its strides 8, 16 and 32,
 # and their channels.
+_base_ = 'det_data_preprocessor.py'
+
 norm_cfg = dict(type='GN', num_groups=32, requires_grad=True)
 model = dict(
     type='RepPointsV2Detector',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32),
     backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(type='FPN', out_channels=256, add_extra_convs='on_input', num_outs=5, norm_cfg=norm_cfg),
     bbox_head=dict(

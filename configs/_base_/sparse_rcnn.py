@@ -1,15 +1,11 @@
 # Sparse R-CNN with 300 proposals as in MMDetection (https://arxiv.org/abs/2011.12450); a config adds the backbone and the channels of its
 # four stages.
+_base_ = 'det_data_preprocessor.py'
+
 num_stages = 6
 num_proposals = 300
 model = dict(
     type='SparseRCNN',
-    data_preprocessor=dict(
-        type='DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32),
     neck=dict(type='FPN', out_channels=256, num_outs=4),
     rpn_head=dict(type='EmbeddingRPNHead', num_proposals=num_proposals, proposal_feature_channel=256),
     roi_head=dict(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmfocal.analysis import flop_handles  # noqa: F401
 from mmfocal.analysis.paper import row_of, table_rows
-from mmfocal.engine import load_config
+from mmfocal.engine import read_config
 from mmfocal.errors import ConfigError
 
 PROPOSALS, DETECTIONS = 1000, 100
@@ -214,7 +214,7 @@ def make_file(path: str) -> None:
 
 def count_config(path: Path, size: Tuple[int, int], options: dict) -> Complexity:
     """Builds a config's model, with random weights, and counts it; for the arguments see `count`."""
-    cfg = load_config(argparse.Namespace(config=str(path), cfg_options=options, work_dir=None, launcher='none', local_rank=0))
+    cfg = read_config(path, options)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     torch.manual_seed(0)  # which feature levels a cascade's boxes fall on decides how often RoIAlign is called
     return count(MODELS.build(cfg.model), size)

@@ -13,7 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
-from mmfocal.engine import load_config
+from mmfocal.engine import read_config
 from mmfocal.errors import ConfigError
 
 
@@ -68,7 +68,7 @@ def measure(config: str, size: Tuple[int, int], batch: int, boxes: int, device: 
     Raises:
         ConfigError: If the config is not of a one-stage detector.
     """
-    cfg = load_config(argparse.Namespace(config=config, cfg_options={}, launcher='none', work_dir=None, local_rank=0))
+    cfg = read_config(config)
     MMLogger.get_instance('iteration', log_level='ERROR')  # not a line for each parameter that is frozen or without weight decay
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)

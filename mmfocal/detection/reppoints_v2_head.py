@@ -263,9 +263,21 @@ class RepPointsV2Head(RepPointsHead):
                 loss_offset[i] += self.loss_offset(offset, target.offset, weight, avg_factor=avg_factor) / 2
         return loss_heatmap, loss_offset
 
+    def get_foreground_targets(self, sizes: List[Tuple[int, int]], batch_gt_instances: List[InstanceData]) -> List[Tensor]:
+        """Makes the targets of the foreground maps.
+
+        Args:
+            sizes (list[tuple[int, int]]): Height and width of each level's map.
+            batch_gt_instances (list[InstanceData]): `bboxes` (g, 4), xyxy in pixels, and `labels` (g,).
+
+        Returns:
+            list[Tensor]: A level's weights each, (B, num_classes, H, W), as `foreground_weights` has them, painted on the first level.
+        """
+        weights = foreground_weights(batch_gt_instances, self.num_classes, sizes[0], self.point_strides[0])
+        return [F.interpolate(weights, size) for size in sizes]
+
     def _foreground_loss(self, sem_scores, batch_gt_instances):
-        weights = foreground_weights(batch_gt_instances, self.num_classes, sem_scores[0].shape[-2:], self.point_strides[0])
-        weights = [F.interpolate(weights, level.shape[-2:]) for level in sem_scores]
+        weights = self.get_foreground_targets([level.shape[-2:] for level in sem_scores], batch_gt_instances)
         return self.loss_sem(torch.cat([level.flatten() for level in sem_scores]), torch.cat([level.flatten() for level in weights]))
 
     def predict_by_feat(self,

@@ -5,6 +5,7 @@ import sys
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Optional, Union
 
 import torch
 from mmengine.config import Config, DictAction
@@ -31,24 +32,10 @@ def load_config(args: argparse.Namespace) -> Config:
         Config: Complete, for `RUNNERS.build`.
 
     Raises:
-        MissingFileError: If the config is absent.
-        ConfigError: If it needs a package that is not installed.
+        MissingFileError, ConfigError: As `read_config`.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise MissingFileError(f'{args.config}: no such config; configs/ holds the ones that come with mmfocal')
-    try:
-        cfg = Config.fromfile(args.config)
-    except KeyError as error:  # MMEngine's, for {{$NAME}} and for a NAME that is set to nothing
-        if 'os.environ' not in str(error):
-            raise
-        name = str(error).split('`')[1]
-        raise ConfigError(f'{args.config} reads the environment variable {name}, which is empty: set it, or unset it for the default')
-    cfg.merge_from_dict(args.cfg_options)
-    scope = cfg.get('default_scope', 'mmengine')
-    if not find_spec(scope):
-        package = 'mmsegmentation' if scope == 'mmseg' else scope
-        raise ConfigError(f'{args.config} needs the package {package}, which is not installed: pip install {package}')
+    cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     cfg.setdefault('runner_type', 'FocalRunner')
@@ -56,6 +43,37 @@ def load_config(args: argparse.Namespace) -> Config:
         backends = cfg.visualizer.setdefault('vis_backends', [])
         if all(backend['type'] != 'TensorboardVisBackend' for backend in backends):
             backends.append(dict(type='TensorboardVisBackend'))
+    return cfg
+
+
+def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Config:
+    """Reads a config.
+
+    Args:
+        path (str | Path): The config's.
+        options (dict, optional): Settings to override, by their dotted names.
+
+    Returns:
+        Config: The config.
+
+    Raises:
+        MissingFileError: If it is absent.
+        ConfigError: If it needs a package that is not installed, or an environment variable that is empty.
+    """
+    if not Path(path).is_file():
+        raise MissingFileError(f'{path}: no such config; configs/ holds the ones that come with mmfocal')
+    try:
+        cfg = Config.fromfile(path)
+    except KeyError as error:  # MMEngine's, for {{$NAME}} and for a NAME that is set to nothing
+        if 'os.environ' not in str(error):
+            raise
+        name = str(error).split('`')[1]
+        raise ConfigError(f'{path} reads the environment variable {name}, which is empty: set it, or unset it for the default')
+    cfg.merge_from_dict(options or {})
+    scope = cfg.get('default_scope', 'mmengine')
+    if not find_spec(scope):
+        package = 'mmsegmentation' if scope == 'mmseg' else scope
+        raise ConfigError(f'{path} needs the package {package}, which is not installed: pip install {package}')
     return cfg
 
 

@@ -27,8 +27,7 @@ from torch import Tensor, nn
 
 import mmfocal.checkpoints  # noqa: F401  makes MMEngine load checkpoints without running code
 from mmfocal.detection import RepPointsV2Head
-from mmfocal.detection.foreground import foreground_weights
-from mmfocal.engine import load_config
+from mmfocal.engine import read_config
 from mmfocal.engine.runner import check_fits
 from mmfocal.errors import ConfigError, DataError, MissingFileError
 
@@ -67,7 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: cuda where there is a GPU')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
                         help='override settings of the config')
-    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)  # load_config reads them
 
 
 def main(args: argparse.Namespace) -> None:
@@ -84,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
     """
     out = Path(args.out or f'work_dirs/heatmaps/{Path(args.image).stem}.png')
     _check(args, out)
-    cfg = load_config(args)
+    cfg = read_config(args.config, args.cfg_options)
     model = _load_model(cfg, args)
     strides = model.bbox_head.point_strides
     levels = args.levels or [0, 1][:len(strides)]
@@ -143,8 +141,7 @@ def _targets(head, sample, sizes):
     points, valid = head.get_points(sizes, [sample.metainfo], gt_instances.bboxes.device)
     top_left, bottom_right = head.get_heatmap_targets(points, valid, [gt_instances])
     corners = [torch.cat([tl.heatmap, br.heatmap]).view(2, *size) for tl, br, size in zip(top_left, bottom_right, sizes)]
-    weights = foreground_weights([gt_instances], head.num_classes, sizes[0], head.point_strides[0])
-    foreground = [(F.interpolate(weights, size)[0] > 0).float() for size in sizes]
+    foreground = [(weights[0] > 0).float() for weights in head.get_foreground_targets(sizes, [gt_instances])]
     return Maps(gt_instances, sample.ignored_instances.bboxes, corners, foreground)
 
 

@@ -246,10 +246,11 @@ def notes(results: List[tuple], absent: List[str]) -> Iterator[str]:
 
 
 def layer_table(done: Complexity) -> str:
-    """A model's figures by module, two levels deep."""
+    """A model's figures by module, two levels deep (numbers of stages and layers aside), and by operator."""
     lines = ['| module | parameters, M | GFLOPs | share |', '| --- | --- | --- | --- |']
     for name in done.params:
-        if name.count('.') < 2 and (done.params[name] >= 5e3 or done.flops[name] >= 5e6):
+        if sum(not part.isdecimal() for part in name.split('.')) <= 2 and (done.params[name] >= 5e3 or done.flops[name] >= 5e6):
             lines.append(f'| {name or "all"} | {done.params[name] / 1e6:.2f} | {done.flops[name] / 1e9:.2f} '
                          f'| {done.flops[name] / done.flops[""]:.1%} |')
+    lines += ['', 'GFLOPs by operator: ' + ', '.join(f'{name} {flops / 1e9:.2f}' for name, flops in done.operators.items() if flops >= 5e6)]
     return '\n'.join(lines)

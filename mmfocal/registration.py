@@ -6,3 +6,6 @@ from mmfocal.analysis import complexity  # noqa: F401
 
 if find_spec('mmdet'):
     from mmfocal import detection  # noqa: F401
+# MMSegmentation imports the other two, and works without MMDetection (its Mask2Former apart).
+if all(map(find_spec, ('mmseg', 'ftfy', 'regex'))):
+    from mmfocal import segmentation  # noqa: F401

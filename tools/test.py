@@ -62,7 +62,7 @@ def enable_visualization(cfg, args, segmentation):
 
 
 def enable_tta(cfg, args, segmentation):
-    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+    if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
         raise ConfigError(f'--tta needs tta_model and tta_pipeline, which {args.config} does not have')
     if not segmentation and cfg.model.get('roi_head', {}).get('mask_head'):
         print('--tta: boxes only, since MMDetection merges no masks; the mask head\'s weights stay unused')

@@ -1,9 +1,11 @@
 """`tools/benchmark.py complexity`: parameters and FLOPs of whole models, beside the paper's."""
 import argparse
 import gc
+import inspect
 import json
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -17,17 +19,18 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
 from mmfocal.analysis import flop_handles  # noqa: F401
-from mmfocal.analysis.paper import row_of, table_rows
+from mmfocal.analysis.paper import DETECTION_SIZE, SEGMENTATION_SIZE, image_size, row_of, table_rows
 from mmfocal.engine import read_config
 from mmfocal.errors import ConfigError
 
 PROPOSALS, DETECTIONS = 1000, 100
-PAPER_SIZE = (1280, 800)
 COUNTED = (
     '1 FLOP is one multiply-add. Counted is the forward of one image through the whole model; in two-stage\n'
     f'detectors the RoI heads take {PROPOSALS} proposals (Sparse R-CNN its own) and the mask heads {DETECTIONS} detections.\n'
-    'Norms and upsampling count as in MMEngine; post-processing, and what is listed as not counted, do not.\n'
-    'Parameters are all there are, frozen ones too.')
+    'Norms and upsampling count as in MMEngine; post-processing, auxiliary heads, which serve training alone, and\n'
+    'what is listed as not counted, do not. Parameters are all there are, frozen ones and auxiliary heads\' too.')
+SIZES = (f'Images, width × height: the paper\'s of the config, else {DETECTION_SIZE[0]}×{DETECTION_SIZE[1]} for detectors and '
+         f'{SEGMENTATION_SIZE[0]}×{SEGMENTATION_SIZE[1]} for segmentors.\n')
 
 
 @dataclass
@@ -35,12 +38,16 @@ class Complexity:
     """What a model costs, each by the name of a module; '' is the whole model.
 
     Args:
+        width (int): Of the image, in pixels.
+        height (int): Of the image, in pixels.
         params (Dict[str, int]): Parameters.
         frozen (int): How many of them all are frozen.
         flops (Dict[str, int]): Multiply-adds.
         operators (Dict[str, int]): Multiply-adds of the whole model by operator.
         not_counted (Dict[str, int]): Operators that the counter has no formula for, with the number of their calls.
     """
+    width: int
+    height: int
     params: Dict[str, int]
     frozen: int
     flops: Dict[str, int]
@@ -48,7 +55,7 @@ class Complexity:
     not_counted: Dict[str, int]
 
 
-def count(model: nn.Module, size: Tuple[int, int] = PAPER_SIZE) -> Complexity:
+def count(model: nn.Module, size: Tuple[int, int] = DETECTION_SIZE) -> Complexity:
     """Counts a model of MMDetection, MMSegmentation or MMEngine, which cannot be used for anything else afterwards.
 
     Args:
@@ -65,6 +72,9 @@ def count(model: nn.Module, size: Tuple[int, int] = PAPER_SIZE) -> Complexity:
     two_stage = hasattr(model, 'roi_head')
     if two_stage:  # 'tensor' would take all of Cascade's proposals for masks, and ask Sparse R-CNN for ground truth
         _replace_post_processing(model)
+    head = getattr(model, 'decode_head', None)
+    if head and 'batch_data_samples' in inspect.signature(head.forward).parameters:  # Mask2Former's, to which 'tensor' gives none
+        head.forward = partial(head.forward, batch_data_samples=samples)
     forward, mode = model.forward, 'predict' if two_stage else 'tensor'
     alive = []  # the tracer drops what no output depends on, such as the classes of a cascade's early stages
 
@@ -92,6 +102,8 @@ def count(model: nn.Module, size: Tuple[int, int] = PAPER_SIZE) -> Complexity:
             hook.remove()
     names = [name for name, _ in model.named_modules()]
     return Complexity(
+        width=width,
+        height=height,
         params={name: params.get(name, 0) for name in names},
         frozen=sum(param.numel() for param in model.parameters() if not param.requires_grad),
         flops={name: int(flops[name]) for name in names},
@@ -113,6 +125,8 @@ def _replace_post_processing(model):
             module.predict_by_feat = lambda *args, number=number, **kwargs: [InstanceData(
                 bboxes=torch.tensor([[0., 0., 32., 32.]]).repeat(number, 1), scores=torch.ones(number),
                 labels=torch.zeros(number, dtype=torch.long))]
+    if hasattr(model, 'panoptic_fusion_head'):  # lays out masks, which is post-processing
+        model.panoptic_fusion_head.predict = lambda instances, segments: segments
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -136,9 +150,10 @@ def _one_element(tensor):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tools/benchmark.py complexity`."""
     parser.add_argument('config', nargs='*', help='config files')
-    parser.add_argument('--table', metavar='N', help='all rows of the paper\'s Table 3, 4 or 5 instead')
-    parser.add_argument('--size', nargs=2, default=PAPER_SIZE, metavar=('WIDTH', 'HEIGHT'),
-                        help='of the image in pixels (default: 1280 800, the paper\'s of detectors)')
+    parser.add_argument('--table', metavar='N', help='all rows of the paper\'s Table 3, 4, 5 or ADE20K instead')
+    parser.add_argument('--size', nargs=2, metavar=('WIDTH', 'HEIGHT'),
+                        help='of the image in pixels (default: the paper\'s, 1280 800 for detectors, 2048 512 for segmentors, '
+                        '2560 640 for the one at 640 pixels)')
     parser.add_argument('--by-layer', action='store_true', help='also by parts of each model')
     parser.add_argument('--out', metavar='FILE.json', help='where to write everything as JSON')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
@@ -157,7 +172,7 @@ def main(args: argparse.Namespace) -> None:
     """
     if bool(args.config) == bool(args.table):
         raise ConfigError('complexity needs either config files or --table N')
-    size = parse_size(args.size)
+    size = args.size and parse_size(args.size)
     if args.out:
         make_file(args.out)
     rows = table_rows(args.table) if args.table else [row_of(Path(config).stem) for config in args.config]
@@ -168,15 +183,14 @@ def main(args: argparse.Namespace) -> None:
         if args.table and not row['config']:
             continue
         print(f'counting {path}', file=sys.stderr)
-        gc.collect()  # the model before is in cycles with what it was traced by
         done = None if args.table and not path.is_file() else count_config(path, size, args.cfg_options)
         results.append((Path(path).stem, row or {}, done))
 
-    print(f'\n{size[0]}×{size[1]} pixels (width × height). {COUNTED}\n"paper": as arXiv 2107.00641 reports it'
-          f'{"" if size == PAPER_SIZE else "; its FLOPs are of 1280×800"}; ± is ours against it.\n')
-    print('| config | parameters, M | paper | ± | GFLOPs | paper | ± |\n| --- | --- | --- | --- | --- | --- | --- |')
+    print(f'\n{"" if size else SIZES}{COUNTED}\n"paper": as arXiv 2107.00641 and, of ADE20K, its authors\' README report it; '
+          '± is ours against it, where the images are of one size.\n')
+    print('| config | pixels | parameters, M | paper | ± | GFLOPs | paper | ± |\n| --- | --- | --- | --- | --- | --- | --- | --- |')
     for result in results:
-        print(table_row(*result, size))
+        print(table_row(*result))
     print(''.join(notes(results, absent)), end='')
     if args.by_layer:
         for name, _, done in results:
@@ -185,7 +199,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out:
         record = [dict(config=name, paper=row, **asdict(done)) if done else dict(config=name, paper=row, missing=True)
                   for name, row, done in results]
-        Path(args.out).write_text(json.dumps(dict(width=size[0], height=size[1], counted=COUNTED, models=record), indent=1) + '\n')
+        Path(args.out).write_text(json.dumps(dict(counted=COUNTED, models=record), indent=1) + '\n')
 
 
 def parse_size(texts: List[str]) -> Tuple[int, int]:
@@ -212,19 +226,22 @@ def make_file(path: str) -> None:
         raise ConfigError(f'--out: {path} cannot be written: {error.strerror}') from None
 
 
-def count_config(path: Path, size: Tuple[int, int], options: dict) -> Complexity:
-    """Builds a config's model, with random weights, and counts it; for the arguments see `count`."""
+def count_config(path: Path, size: Optional[Tuple[int, int]], options: dict) -> Complexity:
+    """Builds a config's model, with random weights, and counts it, at the paper's size where there is none."""
+    gc.collect()  # the model before is in cycles with what it was traced by
     cfg = read_config(path, options)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    scope = cfg.get('default_scope', 'mmengine')
+    init_default_scope(scope)
     torch.manual_seed(0)  # which feature levels a cascade's boxes fall on decides how often RoIAlign is called
-    return count(MODELS.build(cfg.model), size)
+    return count(MODELS.build(cfg.model), size or image_size(Path(path).stem, scope))
 
 
-def table_row(name: str, row: dict, done: Optional[Complexity], size: Tuple[int, int]) -> str:
-    """A line of the table: a model's figures, the paper's, and by how much they differ."""
-    cells = [name]
+def table_row(name: str, row: dict, done: Optional[Complexity]) -> str:
+    """A line of the table: a model's figures, the paper's, and by how much they differ if they are of the same image."""
+    size = (done.width, done.height) if done else row['size']
+    cells = [name, '×'.join(map(str, size))]
     for ours, paper, comparable, form in ((done and done.params[''] / 1e6, row.get('params_m'), True, '.2f'),
-                                          (done and done.flops[''] / 1e9, row.get('flops_g'), size == PAPER_SIZE, '.1f')):
+                                          (done and done.flops[''] / 1e9, row.get('flops_g'), size == row.get('size'), '.1f')):
         cells.append(f'{ours:{form}}' if done else 'no such config')
         cells.append(f'{paper:g}' if paper else '–')
         cells.append(f'{ours / paper - 1:+.1%}' if paper and done and comparable else '–')

@@ -1,6 +1,6 @@
 """The paper's tables (arXiv 2107.00641), and which config belongs to which row: other people's figures, never this project's."""
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from mmengine import load
 
@@ -13,6 +13,7 @@ METHODS = {
     'Sparse R-CNN': 'sparse_rcnn',
     'RetinaNet': 'retinanet',
     'Mask R-CNN': 'mask_rcnn',
+    'UPerNet': 'upernet',
 }
 BACKBONES = {
     'ResNet-50': 'r50',
@@ -21,20 +22,29 @@ BACKBONES = {
     'ResNeXt101-64x4d': 'x101_64x4d',
     **{f'{family}-{size}': f'{family}_{size}'.lower()
        for family, sizes in (('PVT', ('Small', 'Medium', 'Large')), ('Swin', ('Tiny', 'Small', 'Base')),
-                             ('Focal', ('Tiny', 'Small', 'Base'))) for size in sizes},
+                             ('Focal', ('Tiny', 'Small', 'Base', 'Large'))) for size in sizes},
 }
 
 
-def detector_rows() -> List[dict]:
-    """The rows of Tables 3, 4 and 5.
+DETECTION_SIZE, SEGMENTATION_SIZE = (1280, 800), (2048, 512)  # width and height of the images that FLOPs are of
+
+
+def paper_rows(task: Optional[str] = None) -> List[dict]:
+    """The rows of Tables 3, 4 and 5, and of ADE20K in the authors' README.
+
+    Args:
+        task (str, optional): 'detection' or 'segmentation' for the rows of one. Defaults to None, for both.
 
     Returns:
-        List[dict]: As in paper_results.yaml, with `config`, the name of the row's config; None for ViL, which is in no library.
+        List[dict]: As in paper_results.yaml, with `config`, the name of the row's config, None for ViL, which is in no library, and
+            `size`, width and height of the image that its FLOPs are of.
     """
-    rows = [row for row in load(Path(__file__).with_name('paper_results.yaml')) if row['task'] == 'detection']
+    tasks = (task, ) if task else ('detection', 'segmentation')
+    rows = [row for row in load(Path(__file__).with_name('paper_results.yaml')) if row['task'] in tasks]
     for row in rows:
-        backbone = BACKBONES.get(row['backbone'])
-        row['config'] = backbone and f'{METHODS[row["method"]]}_{backbone}_{row["schedule"]}'
+        backbone, data = BACKBONES.get(row['backbone']), '_ade20k' if row['table'] == 'ADE20K' else ''
+        row['config'] = backbone and f'{METHODS[row["method"]]}_{backbone}_{row["schedule"]}{data}'
+        row['size'] = (4 * row['crop'], row['crop']) if 'crop' in row else DETECTION_SIZE
     return rows
 
 
@@ -42,18 +52,32 @@ def table_rows(table: str) -> List[dict]:
     """The rows of one table, in its order.
 
     Args:
-        table (str): Its number in the paper.
+        table (str): Its number in the paper, or ADE20K.
 
     Raises:
-        ConfigError: If it is not one of the tables with detectors.
+        ConfigError: If it is not one of the tables with configs.
     """
-    rows = detector_rows()
+    rows = paper_rows()
     tables = sorted({str(row['table']) for row in rows})
     if table not in tables:
-        raise ConfigError(f'--table {table}: the paper\'s tables of detectors are {", ".join(tables)}')
+        raise ConfigError(f'--table {table}: the paper\'s tables with configs are {", ".join(tables)}')
     return [row for row in rows if str(row['table']) == table]
 
 
 def row_of(config: str) -> Optional[Dict]:
     """The row that a config named so belongs to, `config` without `.py`; None if it is in no table."""
-    return next((row for row in detector_rows() if row['config'] == config), None)
+    return next((row for row in paper_rows() if row['config'] == config), None)
+
+
+def image_size(config: str, scope: str) -> Tuple[int, int]:
+    """Width and height of the image with which a config is counted.
+
+    Args:
+        config (str): Its name, without `.py`.
+        scope (str): Its default_scope.
+
+    Returns:
+        Tuple[int, int]: The size of its row, or else that of the paper's detectors, or of its segmentors at 512 pixels.
+    """
+    row = row_of(config)
+    return row['size'] if row else SEGMENTATION_SIZE if scope == 'mmseg' else DETECTION_SIZE

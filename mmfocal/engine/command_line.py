@@ -9,6 +9,7 @@ from typing import Optional, Union
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.utils import import_modules_from_strings
 
 from mmfocal.errors import ConfigError, MissingFileError, UserError
 
@@ -63,18 +64,40 @@ def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Confi
     if not Path(path).is_file():
         raise MissingFileError(f'{path}: no such config; configs/ holds the ones that come with mmfocal')
     try:
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(path, import_custom_modules=False)
     except KeyError as error:  # MMEngine's, for {{$NAME}} and for a NAME that is set to nothing
         if 'os.environ' not in str(error):
             raise
         name = str(error).split('`')[1]
         raise ConfigError(f'{path} reads the environment variable {name}, which is empty: set it, or unset it for the default')
     cfg.merge_from_dict(options or {})
-    scope = cfg.get('default_scope', 'mmengine')
-    if not find_spec(scope):
-        package = 'mmsegmentation' if scope == 'mmseg' else scope
-        raise ConfigError(f'{path} needs the package {package}, which is not installed: pip install {package}')
+    missing = [package for name, package in _packages(cfg).items() if not find_spec(name)]
+    if missing:
+        what = 'the package {}, which is' if len(missing) == 1 else 'the packages {}, which are'
+        what = what.format(', '.join(missing))
+        raise ConfigError(f'{path} needs {what} not installed: pip install {" ".join(missing)}')
+    import_modules_from_strings(**(cfg.get('custom_imports') or dict(imports=None)))
     return cfg
+
+
+def _packages(cfg: Config) -> dict[str, str]:
+    """The packages that a config's types come from: the name that pip knows, by the name to import."""
+    scope, types = cfg.get('default_scope', 'mmengine'), _types(cfg.to_dict())
+    scopes = {kind.split('.')[0] for kind in types if '.' in kind}
+    names = [scope, *sorted(scopes & {'mmdet', 'mmseg', 'mmpretrain'})]
+    if 'mmseg' in names:
+        names += ['ftfy', 'regex']  # which it imports and does not ask pip for
+        if {'Mask2FormerHead', 'MaskFormerHead'} & {kind.removeprefix('mmseg.') for kind in types}:
+            names.append('mmdet')  # whose heads these are; MMSegmentation does not say so
+    return {name: 'mmsegmentation' if name == 'mmseg' else name for name in names}
+
+
+def _types(node) -> set[str]:
+    """The values of all keys `type` in a config."""
+    if isinstance(node, dict):
+        kinds = {node['type']} if isinstance(node.get('type'), str) else set()
+        return kinds.union(*map(_types, node.values()))
+    return set().union(*map(_types, node)) if isinstance(node, (list, tuple)) else set()
 
 
 def enable_amp(cfg: Config) -> None:
@@ -98,7 +121,9 @@ def one_sentence_errors():
     try:
         yield
     except UserError as error:
-        sentence = error
+        sentence = str(error)
+        if '\nOriginal Traceback' in sentence:  # PyTorch's way to pass on an error of a data loader's worker
+            sentence = sentence.splitlines()[-1].split(': ', 1)[1]
     except TypeError as error:
         if 'unexpected keyword argument' not in str(error):
             raise

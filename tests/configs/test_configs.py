@@ -14,18 +14,23 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
 
 import mmfocal.registration  # noqa: F401
 from mmfocal.analysis.paper import row_of
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
 METADATA = {model['Name']: model['Metadata'] for model in load(CONFIGS[0].parent / 'metafile.yml')['Models']}
-NAME = re.compile(r'(?P<method>\w+?)_(?P<family>r|x|pvt|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)_(1x|3x|shapes)')
-# Each method, and each family of backbones, at least once: what `make test` trains. `make test-configs` trains all.
+NAME = re.compile(r'(?P<method>\w+?)_(?P<family>r|x|pvt|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)_'
+                  r'(1x|3x|50e|shapes|(80k|160k)_(?P<data>ade20k|cityscapes))')
+PANOPTIC = {'panoptic_fpn', 'mask2former_panoptic', 'mask2former_instance'}  # test_panoptic_configs.py trains these
+# Each method, and each family of backbones in either library, at least once: what `make test` trains. `make test-configs` trains all.
 REPRESENTATIVES = [
     'atss_dyhead_focal_large_3x', 'atss_focal_tiny_3x', 'cascade_mask_rcnn_r50_3x', 'dino_focal_tiny_1x', 'htc_focal_large_3x',
     'mask_rcnn_swin_tiny_3x', 'reppointsv2_focal_tiny_3x', 'retinanet_pvt_small_1x', 'retinanet_x101_32x4d_1x', 'sparse_rcnn_focal_tiny_3x',
+    'mask2former_focal_tiny_160k_ade20k', 'segformer_focal_tiny_160k_ade20k', 'semantic_fpn_focal_tiny_80k_ade20k',
+    'upernet_focal_tiny_80k_cityscapes', 'upernet_r50_160k_ade20k', 'upernet_swin_tiny_160k_ade20k',
 ]
 
 
@@ -38,8 +43,10 @@ def from_scratch(monkeypatch):
 def test_names_and_representatives():
     names = [NAME.fullmatch(path.stem) for path in CONFIGS]
     assert all(names), f'{[path.stem for path, name in zip(CONFIGS, names) if not name]}: no <method>_<backbone>_<size>_<schedule>'
-    for part in ('method', 'family'):
-        assert {NAME.fullmatch(name)[part] for name in REPRESENTATIVES} == {name[part] for name in names}
+    trained = [NAME.fullmatch(name) for name in REPRESENTATIVES]
+    names = [name for name in names if name['method'] not in PANOPTIC]
+    assert {name['method'] for name in trained} == {name['method'] for name in names}
+    assert {(name['family'], bool(name['data'])) for name in trained} == {(name['family'], bool(name['data'])) for name in names}
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -62,7 +69,8 @@ def test_representative_trains_a_step_and_predicts(name):
 
 
 @pytest.mark.configs
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize('path', [path for path in CONFIGS if NAME.fullmatch(path.stem)['method'] not in PANOPTIC],
+                         ids=lambda path: path.stem)
 def test_trains_a_step_and_predicts(path):
     train_a_step_and_predict(path)
 
@@ -72,16 +80,9 @@ def train_a_step_and_predict(path):
     cfg = Config.fromfile(path)
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.init_cfg = None  # nothing is downloaded
+    data = label_maps(cfg) if cfg.default_scope == 'mmseg' else boxes(cfg)
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     model.init_weights()
-    height, width = (224, 224) if cfg.model.type == 'DINO' else (32, 64)  # DINO needs 900 positions
-    sample = DetDataSample(metainfo=dict(
-        img_shape=(height, width), ori_shape=(height, width), scale_factor=(1., 1.), batch_input_shape=(height, width)))
-    masks = np.zeros((1, height, width), dtype=np.uint8)
-    masks[:, 8:28, 8:40] = 1
-    sample.gt_instances = InstanceData(
-        bboxes=torch.tensor([[8., 8., 40., 28.]]), labels=torch.tensor([1]), masks=BitmapMasks(masks, height, width))
-    data = dict(inputs=[torch.randint(0, 255, (3, height, width), dtype=torch.uint8)], data_samples=[sample])
 
     unreached = {name for name, param in model.named_parameters() if param.requires_grad}
     for name, param in model.named_parameters():
@@ -92,11 +93,42 @@ def train_a_step_and_predict(path):
     assert not unreached, 'distributed training stops at parameters that the loss does not depend on'
 
     with torch.no_grad():
-        predicted = model.eval().test_step(data)[0].pred_instances
+        predicted = model.eval().test_step(data)[0]
+    height, width = data['data_samples'][0].ori_shape
+    if cfg.default_scope == 'mmseg':
+        assert predicted.seg_logits.data.shape == (cfg.model.decode_head.num_classes, height, width)
+        assert torch.equal(predicted.pred_sem_seg.data[0], predicted.seg_logits.data.argmax(0))
+        return
+    predicted = predicted.pred_instances
     assert predicted.bboxes.shape == (len(predicted), 4)
     assert ('segm' in cfg.val_evaluator.metric) == ('masks' in predicted)
     if 'masks' in predicted:
         assert predicted.masks.shape == (len(predicted), height, width)
+
+
+def boxes(cfg):
+    """An image with one object for a detector."""
+    height, width = (224, 224) if cfg.model.type == 'DINO' else (32, 64)  # DINO needs 900 positions
+    sample = DetDataSample(metainfo=dict(
+        img_shape=(height, width), ori_shape=(height, width), scale_factor=(1., 1.), batch_input_shape=(height, width)))
+    masks = np.zeros((1, height, width), dtype=np.uint8)
+    masks[:, 8:28, 8:40] = 1
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[8., 8., 40., 28.]]), labels=torch.tensor([1]), masks=BitmapMasks(masks, height, width))
+    return dict(inputs=[torch.randint(0, 255, (3, height, width), dtype=torch.uint8)], data_samples=[sample])
+
+
+def label_maps(cfg):
+    """Two images of two classes and of pixels without a label, for a segmentor: BN needs two where UPerNet pools a whole map."""
+    cfg.model.data_preprocessor.size = (64, 64)  # training images are padded to it
+    samples = []
+    for _ in range(2):
+        sample = SegDataSample(metainfo=dict(img_shape=(64, 64), ori_shape=(50, 70)))
+        labels = torch.zeros(1, 64, 64, dtype=torch.long)
+        labels[:, 8:40, 8:40], labels[:, 50:] = cfg.model.decode_head.num_classes - 1, 255
+        sample.gt_sem_seg = PixelData(data=labels)
+        samples.append(sample)
+    return dict(inputs=[torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8) for _ in range(2)], data_samples=samples)
 
 
 def test_schedule_and_decay():

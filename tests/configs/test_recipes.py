@@ -9,10 +9,10 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import mmfocal.registration  # noqa: F401
-from mmfocal.analysis.paper import detector_rows
+from mmfocal.analysis.paper import paper_rows
 
 FOLDER = Path(__file__).parents[2] / 'configs'
-ROWS = {row['config']: row for row in detector_rows() if row['config']}
+ROWS = {row['config']: row for row in paper_rows('detection') if row['config']}
 BEYOND = [f'{method}_focal_{size}_3x' for method in ('cascade_mask_rcnn', 'atss', 'sparse_rcnn') for size in ('small', 'base')]
 ADAMW = dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
 DROP_PATHS = {  # 1x, 3x

@@ -9,8 +9,7 @@ from mmengine.config import Config
 from mmengine.config.utils import _get_cfg_metainfo
 
 import mmfocal
-from mmfocal.analysis.complexity import PAPER_SIZE
-from mmfocal.analysis.paper import detector_rows
+from mmfocal.analysis.paper import DETECTION_SIZE, paper_rows
 from mmfocal.errors import ConfigError, MissingFileError
 
 ROOT = Path(__file__).parents[2]
@@ -32,13 +31,16 @@ def test_every_config_is_there_once():
 
 
 def test_the_papers_figures_stand_apart():
-    rows = {row['config']: row for row in detector_rows() if row['config']}
+    rows = {row['config']: row for row in paper_rows() if row['config']}
     assert {name for name, model in MODELS.items() if 'Paper Results' in model} == set(rows)
     assert MODELS['mask_rcnn_focal_tiny_3x']['Paper Results'] == {
         'Table': 4, 'box AP': 47.2, 'mask AP': 42.7, 'Parameters (M)': 48.8, 'FLOPs (G)': 291.0}
+    assert MODELS['upernet_focal_tiny_160k_ade20k']['Paper Results'] == {
+        'Table': 'ADE20K', 'mIoU': 45.8, 'mIoU (MS)': 47.0, 'Parameters (M)': 62.0, 'FLOPs (G)': 998.0}
     for name, model in MODELS.items():
         for result in model.get('Results', ()):
-            assert result['Task'] in ('Object Detection', 'Instance Segmentation') and 0 < min(result['Metrics'].values())
+            assert result['Task'] in ('Object Detection', 'Instance Segmentation', 'Panoptic Segmentation', 'Semantic Segmentation')
+            assert 0 < min(result['Metrics'].values())
             assert result['Dataset'] == model['Metadata']['Training Data'], name
 
 
@@ -49,12 +51,15 @@ def test_rows_of_the_document():
         dict(Task='Object Detection', Metrics={'box AP': 12.34}), dict(Task='Instance Segmentation', Metrics={'mask AP': 5})])
     assert TOOL['document_row'](model) == ('| [mask_rcnn_focal_tiny_3x](../configs/mask_rcnn_focal_tiny_3x.py) | 48.55 | 275.9 '
                                            '| 47.2 / 42.7 (Table 4) | 12.3 / 5.0 |\n')
+    model = dict(MODELS['upernet_focal_large_160k_ade20k'], Results=[dict(Task='Semantic Segmentation', Metrics={'mIoU (MS)': 7, 'mIoU': 6.5})])
+    assert TOOL['document_row'](model).endswith(' (at 2560×640) | 54.0 / 55.4 (README) | 6.5 / 7.0 |\n')
     assert any('ViL-Base, ViL-Medium, ViL-Small' in line and 'no library has ViL' in line for line in lines)
 
 
-def counted(path, config, size=PAPER_SIZE):
+def counted(path, config, size=DETECTION_SIZE):
     """A JSON file as `tools/benchmark.py complexity --out` writes it."""
-    path.write_text(json.dumps(dict(width=size[0], height=size[1], models=[dict(config=config, params={'': 5}, flops={'': 7})])))
+    model = dict(config=config, width=size[0], height=size[1], params={'': 5}, flops={'': 7})
+    path.write_text(json.dumps(dict(models=[model])))
     return path
 
 
@@ -69,13 +74,17 @@ def test_counts_serve_all_configs_of_the_same_model(tmp_path):
     assert model['Metadata'] == {'Training Data': 'COCO 2017', 'Epochs': 12, 'Batch Size': 16, 'Parameters': 5, 'FLOPs': 7}
     assert model['Results'] == [4]
     assert TOOL['describe'](path, 'RetinaNet', before, {})['Metadata']['FLOPs'] == 2
+    path = ROOT / 'configs/upernet_focal_large_160k_ade20k.py'
+    assert TOOL['describe'](path, 'UPerNet', {}, {})['Metadata'] == {
+        'Training Data': 'ADE20K', 'Iterations': 160000, 'Batch Size': 16, 'Image Size': '2560×640'}
 
 
 def test_counts_that_do_not_fit(tmp_path):
     with pytest.raises(MissingFileError, match='none.json: no such file; make it with tools/benchmark.py complexity'):
         TOOL['read_counts']([tmp_path / 'none.json'])
-    with pytest.raises(ConfigError, match='counts.json: is of 640×480 pixels; count at 1280×800'):
-        TOOL['read_counts']([counted(tmp_path / 'counts.json', 'atss_r50_3x', (640, 480))])
+    for config, size in (('atss_r50_3x', '1280×800'), ('upernet_r50_160k_ade20k', '2048×512')):
+        with pytest.raises(ConfigError, match=f'counts.json: {config} is of 640×480 pixels; count it at {size}, without --size'):
+            TOOL['read_counts']([counted(tmp_path / 'counts.json', config, (640, 480))])
 
 
 def test_the_way_that_mim_takes():

@@ -1,0 +1,9 @@
+# schedule_shapes.py in iterations, for segmentation: 2550 are 3 epochs of 3400 images.
+_base_ = 'schedule_shapes.py'
+
+iterations = 2550
+train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=200),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=iterations, eta_min=0),
+]

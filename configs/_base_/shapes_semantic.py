@@ -1,0 +1,33 @@
+# Label maps of the generated data set (tools/dataset_converters/make_shapes.py). The folder is SHAPES_ROOT, by default data/shapes/.
+_base_ = 'ade20k.py'
+
+data_root = '{{$SHAPES_ROOT:data/shapes/}}'
+crop_size = (128, 128)
+
+train_pipeline = [
+    *_base_.train_pipeline[:2],
+    dict(type='RandomCrop', crop_size=crop_size),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [*_base_.test_pipeline[:1], *_base_.test_pipeline[2:]]
+dataset = dict(
+    type='LabelMapDataset',
+    data_root=data_root,
+    metainfo=dict(classes=('background', 'circle', 'square', 'triangle', 'cross')))
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    dataset=dict(
+        dataset, data_prefix=dict(img_path='train2017', seg_map_path='annotations/semantic_train2017'), pipeline=train_pipeline))
+val_dataloader = dict(
+    num_workers=1,
+    dataset=dict(
+        dataset, data_prefix=dict(img_path='val2017', seg_map_path='annotations/semantic_val2017'), pipeline=test_pipeline))
+test_dataloader = val_dataloader
+
+# tools/test.py --tta: the image and its mirror image
+tta_pipeline = [
+    _base_.tta_pipeline[0],
+    dict(type='TestTimeAug', transforms=_base_.tta_pipeline[1].transforms[1:]),
+]

@@ -1,0 +1,12 @@
+_base_ = [
+    '_base_/mask2former_panoptic.py',
+    '_base_/backbones/r50.py',
+    '_base_/coco_panoptic_lsj.py',
+    '_base_/schedule_50e_mask2former.py',
+    '_base_/panoptic_runtime.py',
+]
+
+model = dict(
+    # As MMDetection's: all stages are trained, the affine parameters of their norms are not.
+    backbone=dict(_base_.backbone, frozen_stages=-1, norm_cfg=dict(type='BN', requires_grad=False)),
+    panoptic_head=dict(in_channels=_base_.channels))

@@ -1,0 +1,14 @@
+# Semantic FPN for the generated shapes' label maps, with the backbone of the ATSS demo.
+_base_ = [
+    '_base_/semantic_fpn.py',
+    '_base_/backbones/focal_nano.py',
+    '_base_/shapes_semantic.py',
+    '_base_/schedule_shapes_iterations.py',
+    '_base_/segmentation_runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    backbone=_base_.backbone,
+    neck=dict(in_channels=_base_.channels, out_channels=48),
+    decode_head=dict(in_channels=[48, 48, 48, 48], channels=48, num_classes=5))

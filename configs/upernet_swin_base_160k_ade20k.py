@@ -1,0 +1,13 @@
+_base_ = [
+    '_base_/upernet.py',
+    '_base_/backbones/seg_swin_base.py',
+    '_base_/ade20k.py',
+    '_base_/schedule_160k.py',
+    '_base_/segmentation_runtime.py',
+]
+
+model = dict(
+    data_preprocessor=dict(size=_base_.crop_size),
+    backbone=dict(_base_.backbone, drop_path_rate=_base_.drop_path.segmentation),
+    decode_head=dict(in_channels=_base_.channels),
+    auxiliary_head=dict(in_channels=_base_.channels[2]))

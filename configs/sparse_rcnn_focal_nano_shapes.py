@@ -33,7 +33,7 @@ model = dict(
     train_cfg=dict(rcnn=_base_.model.train_cfg.rcnn[:num_stages]),
     test_cfg=dict(rcnn=dict(max_per_img=num_proposals)))
 
-epochs = 6  # it learns slowly from scratch
+epochs = 4  # it learns slowly from scratch
 train_cfg = dict(max_epochs=epochs, val_interval=epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=200),

@@ -59,7 +59,8 @@ def test_configs_from_end_to_end(monkeypatch, capsys, configs, tmp_path):
     assert first[6:] == ['212', '– |']  # of another size: not to be compared
     assert second[3:5] == ['–', '–'] and segmentor['paper'] == {} and detector['paper']['flops_g'] == 212
     assert segmentor['flops']['decode_head'] == 2 * 3 * ((64 + 80) * 16 * 9 + 2 * 16 * 2 + 16 * 5)  # of the whole image
-    assert '| backbone.layer4 |' in said and '| decode_head |' in said
+    assert all(f'| {name} |' in said for name in ('backbone.layer4', 'backbone.layer4.0', 'decode_head'))
+    assert 'backbone.layer4.0.conv1' not in said and said.count('GFLOPs by operator: ') == 2
     assert 'max_pool2d 2' in said and detector['not_counted']['max_pool2d'] == 2  # of the stem, and of the FPN's last level
     assert f'atss_swin_tiny_3x {detector["frozen"] / 1e6:.2f}' in said and detector['frozen'] > 0 == segmentor['frozen']
 

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 
 import pytest
+from mmengine.registry import MODELS, init_default_scope
 
 from mmfocal.analysis import iteration
+from mmfocal.engine import read_config
 from mmfocal.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -40,6 +42,35 @@ def test_bad_arguments(args, sentence):
         benchmark(CONFIGS / 'atss_focal_nano_shapes.py', *args)
 
 
-def test_two_stage_detectors_are_refused():
-    with pytest.raises(ConfigError, match='MaskRCNN, has no bbox_head'):
-        benchmark(CONFIGS / 'mask_rcnn_focal_nano_shapes.py')
+@pytest.mark.parametrize('name', ['mask_rcnn_focal_nano_shapes', 'sparse_rcnn_focal_nano_shapes'])
+def test_two_stage_detectors(capsys, name):
+    benchmark(CONFIGS / f'{name}.py', '--size', '64x96', '--batch', 1, '--boxes', 3, '--repeats', 1)
+    assert re.search(r'3 boxes an image.*\ntraining iteration +[\d.]+ ms\n$', capsys.readouterr().out)
+
+
+@pytest.mark.parametrize('name', ['upernet_focal_nano_shapes', 'semantic_fpn_focal_nano_shapes'])
+def test_segmentors(capsys, name):
+    benchmark(CONFIGS / f'{name}.py', '--size', '64x96', '--repeats', 1)
+    assert re.search(rf'{name}, 2 × 64x96; CPU.*\ntraining iteration +[\d.]+ ms\n$', capsys.readouterr().out)
+
+
+def test_default_sizes(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(iteration, 'measure', lambda cfg, size, *args: sizes.append(size) or (1., {}))
+    benchmark(CONFIGS / 'atss_focal_nano_shapes.py')
+    benchmark(CONFIGS / 'upernet_focal_nano_shapes.py')
+    assert sizes == [(800, 1333), (512, 512)]
+
+
+@pytest.mark.parametrize('name, stuff', [('panoptic_fpn_r50_1x', True), ('mask2former_instance_focal_tiny_50e', False)])
+def test_annotations_for_masks_and_stuff(monkeypatch, name, stuff):
+    monkeypatch.setenv('FOCAL_TINY', 'none')
+    cfg = read_config(CONFIGS / f'{name}.py')
+    init_default_scope(cfg.default_scope)
+    (sample, ) = iteration.random_batch(MODELS.build(cfg.model), (64, 96), 1, 5)['data_samples']
+    objects = sample.gt_instances
+    assert objects.masks.masks.shape == (5, 64, 96) and objects.masks.masks.any((1, 2)).all()
+    assert ((objects.labels >= 0) & (objects.labels < 80)).all() and ('gt_sem_seg' in sample) == stuff
+    if stuff:
+        labels = sample.gt_sem_seg.sem_seg
+        assert labels.shape == (1, 64, 96) and ((labels >= 80) & (labels < 133)).all() and len(labels.unique()) > 3

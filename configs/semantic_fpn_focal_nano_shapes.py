@@ -7,8 +7,10 @@ _base_ = [
     '_base_/segmentation_runtime.py',
 ]
 
+norm_cfg = dict(type='GN', num_groups=12, requires_grad=True)
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
-    backbone=_base_.backbone,
-    neck=dict(in_channels=_base_.channels, out_channels=48),
-    decode_head=dict(in_channels=[48, 48, 48, 48], channels=48, num_classes=5))
+    backbone=dict(_base_.backbone, init_cfg=_base_.init_cfg),
+    neck=dict(in_channels=_base_.channels, out_channels=48, norm_cfg=norm_cfg),
+    decode_head=dict(
+        in_channels=[48, 48, 48, 48], channels=48, num_classes=5, dropout_ratio=0., norm_cfg=norm_cfg, loss_decode=_base_.loss_decode))

@@ -7,8 +7,9 @@ _base_ = [
     '_base_/segmentation_runtime.py',
 ]
 
+head = dict(channels=32, num_classes=5, dropout_ratio=0., norm_cfg=dict(type='GN', num_groups=8, requires_grad=True))
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
-    backbone=_base_.backbone,
-    decode_head=dict(in_channels=_base_.channels, channels=32, num_classes=5),
-    auxiliary_head=dict(in_channels=_base_.channels[2], channels=32, num_classes=5))
+    backbone=dict(_base_.backbone, init_cfg=_base_.init_cfg),
+    decode_head=dict(head, in_channels=_base_.channels, loss_decode=_base_.loss_decode),
+    auxiliary_head=dict(head, in_channels=_base_.channels[2]))

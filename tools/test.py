@@ -35,7 +35,8 @@ def main():
     if args.tta:
         enable_tta(cfg, args, segmentation)
     if args.out and segmentation:
-        cfg.test_evaluator.update(output_dir=args.out, keep_results=True)
+        for evaluator in evaluators(cfg):
+            evaluator.update(output_dir=args.out, keep_results=True)
     elif args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out must end in .pkl, got {args.out}')
 
@@ -45,6 +46,10 @@ def main():
         metric = DumpDetResults if cfg.default_scope == 'mmdet' else DumpResults
         runner.test_evaluator.metrics.append(metric(out_file_path=args.out))
     runner.test()
+
+
+def evaluators(cfg):
+    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
 
 
 def enable_visualization(cfg, args, segmentation):
@@ -67,7 +72,7 @@ def enable_tta(cfg, args, segmentation):
     if not segmentation and cfg.model.get('roi_head', {}).get('mask_head'):
         print('--tta: boxes only, since MMDetection merges no masks; the mask head\'s weights stay unused')
         cfg.model.roi_head.mask_head = None
-        for evaluator in cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]:
+        for evaluator in evaluators(cfg):
             if 'segm' in evaluator.get('metric', ()):
                 evaluator.metric = 'bbox'
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

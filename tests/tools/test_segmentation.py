@@ -42,7 +42,7 @@ val_dataloader = dict(batch_size=1, sampler=dict(type='DefaultSampler', shuffle=
     test_mode=True, pipeline=[image, dict(type='Resize', scale=(96, 96), keep_ratio=True), labels, pack]))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
+test_evaluator = [val_evaluator, dict(type='IoUMetric', iou_metrics=['mDice'], prefix='dice')]
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [image, dict(type='TestTimeAug', transforms=[
     [dict(type='Resize', scale=(side, side), keep_ratio=True) for side in (64, 96)],
@@ -76,16 +76,17 @@ def shapes(tmp_path_factory):
 
 
 def run(shapes, script, *args):
-    command = [sys.executable, f'tools/{script}', *map(str, args)]
+    command = [sys.executable if script.endswith('.py') else 'bash', f'tools/{script}', *map(str, args)]
+    path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, 'SHAPES_ROOT': f'{shapes}/'})
+                          env={**os.environ, 'SHAPES_ROOT': f'{shapes}/', 'PATH': path, 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
 
 def test_training_resuming_and_testing(config, shapes, tmp_path):
     work_dir = tmp_path / 'work'
-    log = run(shapes, 'train.py', config, '--work-dir', work_dir)
+    log = run(shapes, 'dist_train.sh', config, 2, '--work-dir', work_dir)
     for part in ('Iter(train) [2/2]', 'decode.loss_ce: ', 'aux.loss_ce: ', 'memory: ', 'mIoU: '):
         assert part in log
     assert list(work_dir.glob('best_mIoU_iter_2.pth'))
@@ -97,7 +98,7 @@ def test_training_resuming_and_testing(config, shapes, tmp_path):
 
     log = run(shapes, 'test.py', config, work_dir / 'iter_4.pth', '--work-dir', work_dir, '--tta', '--out',
               tmp_path / 'maps', '--show-dir', tmp_path / 'pictures')
-    assert 'mIoU: ' in log
+    assert 'mIoU: ' in log and 'dice/mDice: ' in log
     # Ground truth is at the left of a picture; at the right are the predictions, which --out has written.
     metainfo = dict(classes=('background', 'circle', 'square', 'triangle', 'cross'))
     palette = np.array(BaseSegDataset(metainfo=metainfo, lazy_init=True).metainfo['palette'])

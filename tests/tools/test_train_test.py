@@ -120,53 +120,6 @@ def test_two_processes_without_a_gpu(shapes, tmp_path):
     assert done.returncode == 0 and 'coco/bbox_mAP' in done.stdout + done.stderr, done.stderr
 
 
-SEGMENTOR = """
-default_scope = 'mmseg'
-custom_imports = dict(imports=['mmfocal.registration'], allow_failed_imports=False)
-model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(type='SegDataPreProcessor', mean=[127.] * 3, std=[60.] * 3, bgr_to_rgb=True, size=(64, 64), seg_pad_val=255),
-    backbone=dict(type='FocalTransformer', arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)), border='mask'),
-    decode_head=dict(type='FCNHead', in_channels=64, channels=16, num_convs=1, in_index=3, num_classes=5, norm_cfg=dict(type='SyncBN'),
-                     loss_decode=dict(type='CrossEntropyLoss')),
-    test_cfg=dict(mode='whole'))
-data = lambda split, pipeline: dict(
-    type='BaseSegDataset', data_root='{{$SHAPES_ROOT:data/shapes}}', data_prefix=dict(img_path=f'{split}2017', seg_map_path=f'annotations/semantic_{split}2017'),
-    img_suffix='.jpg', seg_map_suffix='.png', metainfo=dict(classes=('background', 'circle', 'square', 'triangle', 'cross')), pipeline=pipeline)
-load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
-train_dataloader = dict(batch_size=2, sampler=dict(type='InfiniteSampler'), dataset=data('train', load + [dict(type='PackSegInputs')]))
-val_dataloader = dict(batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False), dataset=data('val', load + [dict(type='PackSegInputs')]))
-test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
-test_evaluator = val_evaluator
-tta_model = dict(type='SegTTAModel')
-tta_pipeline = [dict(type='LoadImageFromFile'), dict(type='TestTimeAug', transforms=[
-    [dict(type='RandomFlip', prob=p, direction='horizontal') for p in (0., 1.)], [dict(type='LoadAnnotations')], [dict(type='PackSegInputs')]])]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=2, val_interval=2)
-val_cfg, test_cfg = dict(type='ValLoop'), dict(type='TestLoop')
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-4))
-default_hooks = dict(logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
-                     visualization=dict(type='SegVisualizationHook'))
-visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
-log_processor = dict(by_epoch=False)
-del data
-"""
-
-
-def test_a_segmentor(shapes, tmp_path):
-    config = tmp_path / 'fcn_focal.py'
-    config.write_text(SEGMENTOR)
-    done = subprocess.run([sys.executable, 'tools/train.py', config, '--work-dir', tmp_path / 'work'], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, 'SHAPES_ROOT': str(shapes)})
-    assert done.returncode == 0, done.stderr
-    done = subprocess.run([sys.executable, 'tools/test.py', config, tmp_path / 'work/iter_2.pth', '--work-dir', tmp_path / 'work', '--tta',
-                           '--out', tmp_path / 'maps', '--show-dir', tmp_path / 'pictures'], cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, 'SHAPES_ROOT': str(shapes)})
-    assert done.returncode == 0, done.stderr
-    assert 'mIoU' in done.stdout + done.stderr
-    assert len(list((tmp_path / 'maps').glob('*.png'))) == 4 and len(list((tmp_path / 'pictures').rglob('*.png'))) == 4
-
-
 def change_annotations(folder, change):
     path = folder / 'annotations/instances_train2017.json'
     coco = json.loads(path.read_text())

@@ -24,9 +24,9 @@ model = dict(
     type='EncoderDecoder',
     data_preprocessor=dict(
         type='SegDataPreProcessor', mean=[127.] * 3, std=[60.] * 3, bgr_to_rgb=True, size=(64, 64)),
-    backbone=dict(type='FocalTransformer', arch=arch, border='mask'),
+    backbone=dict(type='FocalTransformer', arch=arch, border='mask', out_indices=(0, 3)),
     decode_head=dict(head, in_channels=8, in_index=0),
-    auxiliary_head=dict(head, in_channels=32, in_index=2),
+    auxiliary_head=dict(head, in_channels=64, in_index=1),
     test_cfg=dict(mode='whole'))
 image, labels = dict(type='LoadImageFromFile'), dict(type='LoadCheckedAnnotations')
 pack = dict(type='PackSegInputs')

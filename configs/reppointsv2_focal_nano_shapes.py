@@ -1,23 +1,9 @@
-# RepPoints V2 for the generated shapes, with the backbone of the ATSS demo.
 _base_ = [
-    '_base_/reppointsv2.py',
+    '_base_/reppointsv2_nano.py',
     '_base_/backbones/focal_nano.py',
     '_base_/shapes_detection.py',
     '_base_/schedule_shapes.py',
     '_base_/detection_runtime.py',
 ]
 
-norm_cfg = dict(type='GN', num_groups=8, requires_grad=True)
-model = dict(
-    data_preprocessor=dict(pad_size_divisor=4),
-    backbone=_base_.backbone,
-    neck=dict(in_channels=_base_.channels[1:], out_channels=48, num_outs=3, norm_cfg=norm_cfg),
-    bbox_head=dict(
-        num_classes=4,
-        in_channels=48,
-        feat_channels=32,
-        point_feat_channels=32,
-        stacked_convs=2,
-        corner_dim=16,
-        norm_cfg=norm_cfg,
-        point_strides=[8, 16, 32]))
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels[1:]))

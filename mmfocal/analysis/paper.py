@@ -24,7 +24,7 @@ BACKBONES = {
        for family, sizes in (('PVT', ('Small', 'Medium', 'Large')), ('Swin', ('Tiny', 'Small', 'Base')),
                              ('Focal', ('Tiny', 'Small', 'Base', 'Large'))) for size in sizes},
 }
-
+NANO_BACKBONES = {'ResNet-nano': 'r_nano', 'Swin-nano': 'swin_nano', 'Focal-nano': 'focal_nano'}  # of the generated shapes
 
 DETECTION_SIZE, SEGMENTATION_SIZE = (1280, 800), (2048, 512)  # width and height of the images that FLOPs are of
 
@@ -62,6 +62,25 @@ def table_rows(table: str) -> List[dict]:
     if table not in tables:
         raise ConfigError(f'--table {table}: the paper\'s tables with configs are {", ".join(tables)}')
     return [row for row in rows if str(row['table']) == table]
+
+
+def shapes_rows(table: str) -> List[dict]:
+    """The rows of a table with small backbones on the generated shapes: its methods, with the families of backbones that it has.
+
+    Args:
+        table (str): As of `table_rows`.
+
+    Returns:
+        List[dict]: Each with `table`, `task`, `method`, `backbone` and `config`, and no figure of the paper's.
+
+    Raises:
+        ConfigError: As `table_rows`.
+    """
+    rows = table_rows(table)
+    families = {row['backbone'].split('-')[0] for row in rows}
+    return [dict(table=rows[0]['table'], task=rows[0]['task'], method=method, backbone=backbone, config=f'{METHODS[method]}_{name}_shapes')
+            for method in dict.fromkeys(row['method'] for row in rows)
+            for backbone, name in NANO_BACKBONES.items() if backbone.split('-')[0] in families]
 
 
 def row_of(config: str) -> Optional[Dict]:

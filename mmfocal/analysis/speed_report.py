@@ -14,7 +14,7 @@ import torch
 from mmfocal.analysis.contenders import operator_work
 from mmfocal.analysis.measure import ratio
 
-PACKAGES = ('torch', 'triton', 'mmengine', 'mmcv', 'mmdet', 'timm', 'torchvision')
+PACKAGES = ('torch', 'triton', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'timm', 'torchvision')
 MIB = 2**20
 
 
@@ -23,12 +23,12 @@ def environment(device: str) -> dict:
     return dict(
         date=time.strftime('%Y-%m-%d %H:%M:%S %z'),
         command=' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        commit=_commit(),
+        commit=git_commit(),
         device=torch.cuda.get_device_name() if device == 'cuda' else 'CPU',
         cpu=_cpu_name(),
         threads=torch.get_num_threads(),
         python=platform.python_version(),
-        packages={name: _version(name) for name in PACKAGES})
+        packages={name: package_version(name) for name in PACKAGES})
 
 
 def describe(environment: dict) -> str:
@@ -39,7 +39,8 @@ def describe(environment: dict) -> str:
     return f'{where}\n{packages}'
 
 
-def _version(name):
+def package_version(name: str) -> Optional[str]:
+    """Of an installed package, None where it is not."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -53,7 +54,8 @@ def _cpu_name():
     return names[0] if names else platform.processor() or 'unknown'
 
 
-def _commit() -> Optional[str]:
+def git_commit() -> Optional[str]:
+    """Of this project, with -dirty where files have changed since; None where it is no clone."""
     command = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=12', '--exclude', '*']
     try:
         done = subprocess.run(command, capture_output=True, text=True)

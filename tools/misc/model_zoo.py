@@ -11,7 +11,7 @@ from pathlib import Path
 from mmengine import dump, load
 from mmengine.config import Config
 
-from mmfocal.analysis.paper import BACKBONES, DETECTION_SIZE, SEGMENTATION_SIZE, image_size, paper_rows, row_of
+from mmfocal.analysis.paper import BACKBONES, DETECTION_SIZE, NANO_BACKBONES, SEGMENTATION_SIZE, image_size, paper_rows, row_of
 from mmfocal.engine import one_sentence_errors
 from mmfocal.errors import ConfigError, MissingFileError
 
@@ -66,7 +66,7 @@ def make_metafile(old: dict, complexity_files: list) -> dict:
     for method, (collection, title, number) in METHODS.items():
         collections.append(dict(Name=collection, Paper=dict(Title=title, URL=f'https://arxiv.org/abs/{number}')))
         for schedule in SCHEDULES:
-            for backbone in (*BACKBONES.values(), 'focal_nano'):
+            for backbone in (*BACKBONES.values(), *NANO_BACKBONES.values()):
                 path = ROOT / f'configs/{method}_{backbone}_{schedule}.py'
                 if path.is_file():
                     models.append(describe(path, collection, before.get(path.stem, {}), counts))

@@ -18,6 +18,7 @@ METAFILE = load(ROOT / 'configs/metafile.yml')
 MODELS = {model['Name']: model for model in METAFILE['Models']}
 
 
+@pytest.mark.configs
 def test_the_committed_files_are_what_the_tool_writes():
     assert TOOL['to_yaml'](TOOL['make_metafile'](METAFILE, [])) == (ROOT / 'configs/metafile.yml').read_text(), 'run tools/misc/model_zoo.py'
     assert TOOL['make_document'](METAFILE) == (ROOT / 'docs/model_zoo.md').read_text(), 'run tools/misc/model_zoo.py'

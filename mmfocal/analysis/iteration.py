@@ -1,5 +1,6 @@
-"""`tools/benchmark.py iteration`: the time of a training iteration, and of what a one-stage head does besides layers."""
+"""`tools/benchmark.py iteration`: time and memory of a training iteration, and the time of what a one-stage head does besides layers."""
 import argparse
+import resource
 import statistics
 import time
 from collections import defaultdict
@@ -10,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
@@ -30,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--boxes', type=int, default=50, metavar='N', help='boxes an image for a detector (default: 50)')
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: cuda where there is a GPU')
     parser.add_argument('--repeats', type=int, default=5, metavar='N', help='iterations; medians are over them (default: 5)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
+                        help='override settings of the config, e.g. model.backbone.with_cp=True')
 
 
 def main(args: argparse.Namespace) -> None:
@@ -41,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
     Raises:
         ConfigError: If an argument cannot work.
     """
-    cfg = read_config(args.config)
+    cfg = read_config(args.config, args.cfg_options)
     size = args.size or ('512x512' if cfg.default_scope == 'mmseg' else '800x1333')
     height, _, width = size.partition('x')
     if not (height.isdigit() and width.isdigit() and min(int(height), int(width)) >= 32):
@@ -57,6 +60,7 @@ def main(args: argparse.Namespace) -> None:
     print(f'{"training iteration":22}{1e3 * total:10.1f} ms')
     for name, seconds in parts.items():
         print(f'{name:22}{1e3 * seconds:10.1f} ms {seconds / total:9.3%}')
+    print(f'{"peak memory":22}{peak_memory(device) / 2**20:10.0f} MiB')
 
 
 def measure(cfg: Config, size: Tuple[int, int], batch: int, boxes: int, device: str, repeats: int) -> Tuple[float, Dict[str, float]]:
@@ -108,6 +112,13 @@ def measure(cfg: Config, size: Tuple[int, int], batch: int, boxes: int, device: 
             step()
     medians = {name: statistics.median(seconds[name][2:]) for name in names}
     return medians.pop('iteration'), medians
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: on a GPU what PyTorch had allocated of it at most, else the resident memory of the whole process."""
+    if device == 'cuda':
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def functions(model) -> List[Tuple[str, object, str]]:

@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 def benchmark(*args):
     parser = argparse.ArgumentParser()
     iteration.add_arguments(parser)
-    iteration.main(parser.parse_args([str(arg) for arg in args] + ['--device', 'cpu']))
+    iteration.main(parser.parse_args(['--device', 'cpu', *(str(arg) for arg in args)]))
 
 
 @pytest.mark.parametrize('name, parts', [
@@ -27,6 +27,8 @@ def test_iteration_and_its_parts(capsys, name, parts):
     benchmark(CONFIGS / f'{name}.py', '--size', '64x96', '--batch', 1, '--boxes', 3, '--repeats', 1)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f'{name}, 1 × 64x96, 3 boxes an image; CPU')
+    memory = re.fullmatch(r'peak memory +(\d+) MiB', lines.pop())
+    assert int(memory[1]) > 100  # PyTorch alone has more
     times = {line[:22].strip(): float(re.search(r'([\d.]+) ms', line)[1]) for line in lines[1:]}
     assert list(times) == ['training iteration', *parts]
     assert times['training iteration'] > sum(times[part] for part in parts) > 0
@@ -45,13 +47,20 @@ def test_bad_arguments(args, sentence):
 @pytest.mark.parametrize('name', ['mask_rcnn_focal_nano_shapes', 'sparse_rcnn_focal_nano_shapes'])
 def test_two_stage_detectors(capsys, name):
     benchmark(CONFIGS / f'{name}.py', '--size', '64x96', '--batch', 1, '--boxes', 3, '--repeats', 1)
-    assert re.search(r'3 boxes an image.*\ntraining iteration +[\d.]+ ms\n$', capsys.readouterr().out)
+    assert re.search(r'3 boxes an image.*\ntraining iteration +[\d.]+ ms\npeak memory +\d+ MiB\n$', capsys.readouterr().out)
 
 
 @pytest.mark.parametrize('name', ['upernet_focal_nano_shapes', 'semantic_fpn_focal_nano_shapes'])
 def test_segmentors(capsys, name):
     benchmark(CONFIGS / f'{name}.py', '--size', '64x96', '--repeats', 1)
-    assert re.search(rf'{name}, 2 × 64x96; CPU.*\ntraining iteration +[\d.]+ ms\n$', capsys.readouterr().out)
+    assert re.search(rf'{name}, 2 × 64x96; CPU.*\ntraining iteration +[\d.]+ ms\npeak memory +\d+ MiB\n$', capsys.readouterr().out)
+
+
+def test_options_of_the_config(monkeypatch):
+    seen = []
+    monkeypatch.setattr(iteration, 'measure', lambda cfg, *args: seen.append(cfg.model.backbone.with_cp) or (1., {}))
+    benchmark(CONFIGS / 'atss_focal_nano_shapes.py', '--cfg-options', 'model.backbone.with_cp=True')
+    assert seen == [True]
 
 
 def test_default_sizes(monkeypatch):

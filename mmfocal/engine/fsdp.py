@@ -1,0 +1,98 @@
+from typing import Any, Sequence
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from mmfocal.errors import ConfigError
+
+
+def shard_model(model: nn.Module, units: Sequence[str]) -> None:
+    """Divides a model's parameters among all processes, in place, by PyTorch's FSDP. Its state dict stays whole.
+
+    All processes have to call `state_dict` and `load_state_dict` together, and load the same.
+
+    Args:
+        model (nn.Module): On its device, with the same weights in all processes.
+        units (Sequence[str]): Names of classes of submodules. One is whole during its own forward and
+            backward alone; what is in none of them is so during the whole iteration.
+
+    Raises:
+        ConfigError: If the model has no submodule of such a class.
+    """
+    parts = [module for module in model.modules() if type(module).__name__ in units]
+    absent = set(units) - {type(module).__name__ for module in parts}
+    if absent or not parts:
+        absent = ' and no '.join(sorted(absent)) or 'unit'
+        raise ConfigError(f'fsdp_units={list(units)}: the model has no {absent}; '
+                          'name classes of its blocks, as FocalBlock')
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
+    for module in list(model.modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.dim() == 0:  # FSDP takes none; a vector of one element broadcasts alike
+                setattr(module, name, nn.Parameter(parameter.detach().reshape(1), parameter.requires_grad))
+    mesh = init_device_mesh(next(model.parameters()).device.type, (torch.distributed.get_world_size(), ))
+    for module in (*parts, model):
+        fully_shard(module, mesh=mesh)
+
+    shards = dict(model.named_parameters(remove_duplicate=False))
+    for name, shard in shards.items():
+        shard.whole_shape = shapes[name]
+
+    def gather(module, state_dict, prefix, local_metadata):
+        for name, shard in shards.items():
+            state_dict[prefix + name] = _whole(state_dict[prefix + name], shard)
+
+    def divide(module, state_dict, prefix, *args):
+        for name, shard in shards.items():
+            if prefix + name in state_dict:
+                state_dict[prefix + name] = _divided(state_dict[prefix + name], shard)
+
+    model.register_state_dict_post_hook(gather)
+    model.register_load_state_dict_pre_hook(divide)
+
+
+def shard_optimizer(optim_wrapper: OptimWrapper) -> None:
+    """Makes a sharded model's optimizer have the whole model's state dict, and log the norm of all gradients.
+
+    Args:
+        optim_wrapper (OptimWrapper): Of the model that `shard_model` had.
+    """
+    shards = [shard for group in optim_wrapper.param_groups for shard in group['params']]
+
+    def convert(state_dict, conversion):
+        state = {
+            index: {name: value if name == 'step' else conversion(value, shards[index])
+                    for name, value in values.items()}
+            for index, values in state_dict['state'].items()
+        }
+        return {**state_dict, 'state': state}
+
+    optimizer = optim_wrapper.optimizer
+    optimizer.register_state_dict_post_hook(lambda _, state_dict: convert(state_dict, _whole))
+    optimizer.register_load_state_dict_pre_hook(lambda _, state_dict: convert(state_dict, _divided))
+
+    if optim_wrapper.clip_grad_kwargs:
+        clip = optim_wrapper.clip_func
+
+        def clip_and_gather_the_norm(*args, **kwargs):
+            # MMEngine logs float() of the norm, which would be of this process' shards alone.
+            norm = clip(*args, **kwargs)
+            return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+        optim_wrapper.clip_func = clip_and_gather_the_norm
+
+
+def _whole(value: Any, shard: DTensor) -> Any:
+    """A sharded parameter's value, or one of the optimizer's of it, on the CPU."""
+    return value.full_tensor().cpu().reshape(shard.whole_shape) if isinstance(value, DTensor) else value
+
+
+def _divided(value: Any, shard: DTensor) -> Any:
+    """The opposite; what does not have the parameter's shape, as another model's weight, stays."""
+    if isinstance(value, DTensor) or not isinstance(value, Tensor) or value.shape != shard.whole_shape:
+        return value
+    return distribute_tensor(value.to(shard.device).reshape(shard.shape), shard.device_mesh, shard.placements)

@@ -1,0 +1,51 @@
+"""What FocalRunner does otherwise than MMEngine's runner, in one process."""
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+
+from mmfocal.engine import FocalRunner, read_config
+from mmfocal.engine.fsdp import shard_model
+from mmfocal.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+class Linear(BaseModel):
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, inputs, mode):
+        return dict(loss=self.layer(inputs).square().mean())
+
+
+@pytest.mark.parametrize('accumulated, rate', [(1, 0.2), (4, 0.8)])
+def test_auto_scale_lr_counts_accumulation(tmp_path, accumulated, rate):
+    """0.8 for 16 images; here 4 an iteration."""
+    data = torch.utils.data.DataLoader([dict(inputs=torch.ones(2))] * 8, batch_size=4)
+    runner = FocalRunner(
+        Linear(), tmp_path, train_dataloader=data, train_cfg=dict(by_epoch=True, max_epochs=2),
+        experiment_name=f'accumulated {accumulated}',
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.8), accumulative_counts=accumulated),
+        auto_scale_lr=dict(enable=True, base_batch_size=16), default_hooks=dict(checkpoint=None))
+    runner.train()
+    assert runner.optim_wrapper.param_groups[0]['lr'] == pytest.approx(rate)
+
+
+def test_units_that_the_model_has_not():
+    with pytest.raises(ConfigError, match=r"fsdp_units=\['Linear', 'Block'\]: the model has no Block; name classes"):
+        shard_model(Linear(), ['Linear', 'Block'])
+    with pytest.raises(ConfigError, match='the model has no unit'):
+        shard_model(Linear(), [])
+
+
+def test_the_fsdp_base_goes_with_any_config(tmp_path, monkeypatch):
+    monkeypatch.setenv('FOCAL_LARGE', 'none')
+    config = tmp_path / 'large_fsdp.py'
+    config.write_text(f"_base_ = ['{CONFIGS}/atss_dyhead_focal_large_3x.py', '{CONFIGS}/_base_/strategy_fsdp.py']")
+    cfg = read_config(config)
+    assert cfg.fsdp_units == ['FocalBlock'] and cfg.model.backbone.arch == 'large'

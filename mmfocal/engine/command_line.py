@@ -128,6 +128,9 @@ def one_sentence_errors():
         if 'unexpected keyword argument' not in str(error):
             raise
         sentence = f'{error}; check the spelling of that config key'
+    except BrokenPipeError:  # who read the output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     else:
         return
     print(f'error: {sentence}', file=sys.stderr)

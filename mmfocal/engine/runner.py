@@ -28,8 +28,9 @@ class FocalRunner(Runner):
     def setup_env(self, env_cfg: dict) -> None:
         if self._launcher == 'slurm':
             _check_slurm()
-            # MMEngine's own port is the same for all jobs of a node.
-            os.environ.setdefault('MASTER_PORT', str(20000 + int(os.environ.get('SLURM_JOB_ID', 0)) % 10000))
+            # MMEngine's own port is the same for all jobs of a node; those in one allocation are steps of one job.
+            job, step = (int(os.environ.get(f'SLURM_{name}_ID', 0)) for name in ('JOB', 'STEP'))
+            os.environ.setdefault('MASTER_PORT', str(20000 + (job + 101 * step) % 10000))
         # MMEngine's own way in selects a GPU first.
         if not torch.cuda.is_available() and not distributed.is_initialized():
             if self._launcher == 'slurm':

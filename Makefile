@@ -8,8 +8,8 @@ RUN = "$(VENV)/bin/python"
 help:
 	@echo 'make demo         train a small detector on drawn shapes, about 10 minutes on 2 cores [SEED=NUMBER]'
 	@echo 'make test         the tests'
-	@echo 'make test-slow    the tests that take a minute or more each'
-	@echo 'make test-configs a training step and a prediction with every config, about 5 minutes on 2 cores'
+	@echo 'make test-slow    tests that take long, mostly of several processes'
+	@echo 'make test-configs a training step and a prediction with every config, about 10 minutes on 2 cores'
 	@echo 'make install      only the set-up, which the others do by themselves'
 	@echo 'make clean        remove .venv and what was built, but not work_dirs/ and data/'
 	@echo
@@ -35,7 +35,7 @@ demo: install
 test: install
 	$(RUN) -m pytest -q -m 'not slow and not configs'
 
-# pytest's exit code 5: none is slow.
+# pytest's exit code 5: there is none.
 test-slow: install
 	$(RUN) -m pytest -q -m slow || [ $$? -eq 5 ]
 

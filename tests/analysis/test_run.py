@@ -205,6 +205,7 @@ def test_the_error_that_is_told(tmp_path, text, expected):
     assert run.last_error(path, len('error: of an earlier attempt\n')) == expected
 
 
+@pytest.mark.slow
 def test_a_real_cell(shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('SHAPES_ROOT', str(shapes))
     options = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1', 'model.test_cfg.score_thr=0.']

@@ -25,9 +25,10 @@ METADATA = {model['Name']: model['Metadata'] for model in load(CONFIGS[0].parent
 NAME = re.compile(r'(?P<method>\w+?)_(?P<family>r|x|pvt|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)_'
                   r'(1x|3x|50e|shapes|(80k|160k)_(?P<data>ade20k|cityscapes))')
 PANOPTIC = {'panoptic_fpn', 'mask2former_panoptic', 'mask2former_instance'}  # test_panoptic_configs.py trains these
-# Each method, and each family of backbones in either library, at least once: what `make test` trains. `make test-configs` trains all.
+# Each method that is not for Focal-L alone, and each family of backbones in either library: what `make test` trains. `make test-configs`
+# trains all.
 REPRESENTATIVES = [
-    'atss_dyhead_focal_large_3x', 'atss_focal_tiny_3x', 'cascade_mask_rcnn_r50_3x', 'dino_focal_tiny_1x', 'htc_focal_large_3x',
+    'atss_focal_tiny_3x', 'cascade_mask_rcnn_r50_3x', 'dino_focal_tiny_1x',
     'mask_rcnn_swin_tiny_3x', 'reppointsv2_focal_tiny_3x', 'retinanet_pvt_small_1x', 'retinanet_x101_32x4d_1x', 'sparse_rcnn_focal_tiny_3x',
     'mask2former_focal_tiny_160k_ade20k', 'segformer_focal_tiny_160k_ade20k', 'semantic_fpn_focal_tiny_80k_ade20k',
     'upernet_focal_tiny_80k_cityscapes', 'upernet_r50_160k_ade20k', 'upernet_swin_tiny_160k_ade20k',
@@ -45,7 +46,7 @@ def test_names_and_representatives():
     assert all(names), f'{[path.stem for path, name in zip(CONFIGS, names) if not name]}: no <method>_<backbone>_<size>_<schedule>'
     trained = [NAME.fullmatch(name) for name in REPRESENTATIVES]
     names = [name for name in names if name['method'] not in PANOPTIC]
-    assert {name['method'] for name in trained} == {name['method'] for name in names}
+    assert {name['method'] for name in trained} == {name['method'] for name in names if name[3] != '_large'}
     assert {(name['family'], bool(name['data'])) for name in trained} == {(name['family'], bool(name['data'])) for name in names}
 
 

@@ -102,6 +102,7 @@ def resumed_on_one(pair, data, tmp_path_factory):
     return work_dir
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_two_resumes_on_one(resumed_on_one):
     meta = load_checkpoint(resumed_on_one / 'epoch_2.pth')['meta']
     assert (meta['epoch'], meta['iter']) == (2, 2 + 4)
@@ -121,6 +122,7 @@ def resumed_on_two(resumed_on_one, data, tmp_path_factory):
     return resume_on_two(data, resumed_on_one / 'epoch_2.pth', tmp_path_factory.mktemp('two'))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_one_resumes_on_two(resumed_on_two):
     checkpoint = load_checkpoint(resumed_on_two / 'epoch_3.pth')
     assert checkpoint['meta']['iter'] == 2 + 4 + 2 and checkpoint['optimizer']['state'][0]['step'] == 8
@@ -137,6 +139,7 @@ def test_fsdp_resumes_as_ddp(resumed_on_one, resumed_on_two, data, tmp_path):
     torch.testing.assert_close(fsdp['optimizer']['state'], ddp['optimizer']['state'], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_metrics_of_two_are_those_of_one(pair, data, tmp_path, monkeypatch):
     options = [*TOOL_OPTIONS, 'test_dataloader.batch_size=1']
     checkpoint = pair / 'ddp/epoch_1.pth'
@@ -168,6 +171,7 @@ def test_a_process_that_dies_ends_the_job(how, said, tmp_path):
     assert time.monotonic() - start < 60 + 120  # of which a busy machine may need two minutes to begin
 
 
+@pytest.mark.slow
 def test_two_nodes(tmp_path):
     """Two machines, as far as torchrun can tell, of one process each."""
     with socket.socket() as free:

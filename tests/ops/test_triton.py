@@ -255,6 +255,7 @@ for layout, head_dim, dtype in [(Layout(7, 3, 7, 1, 'mask', True), 32, torch.bfl
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('maker, shared', [('nvidia', 227), ('amd', 64)])
 def test_kernels_compile(maker, shared, tmp_path):
     """For H100 and MI300, without a GPU: what the interpreter takes, a compiler may refuse."""

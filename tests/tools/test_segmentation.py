@@ -84,6 +84,7 @@ def run(shapes, script, *args):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_training_resuming_and_testing(config, shapes, tmp_path):
     work_dir = tmp_path / 'work'
     log = run(shapes, 'dist_train.sh', config, 2, '--work-dir', work_dir)

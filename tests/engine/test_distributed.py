@@ -39,7 +39,12 @@ def run_here(monkeypatch, script, *args):
     """Runs a script of tools/ in this process."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, 'argv', [script, *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the other processes: several sum in another order
+    try:
+        runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
+    finally:
+        torch.set_num_threads(threads)
 
 
 def logged(work_dir, key):

@@ -91,15 +91,28 @@ def scatter(series: Dict[str, Dict[str, List[Point]]], x_name: str, y_name: str,
                 axes.marker(x, y, f'{name} {kind}', f'{what}, {name}{" (the paper’s)" if kind == "paper" else ""}: {y:.1f} at {x:.4g}')
                 if what not in best or y > best[what][1]:
                     best[what] = x, y
-    placed = []  # left, right and baseline of each label
+    dots = [(axes.x(x), axes.y(y)) for x, y, _ in points]
+    placed = []
     for what, (x, y) in sorted(best.items(), key=lambda item: -item[1][1]):
-        width, to_left = 6.2 * len(what), axes.x(x) > axes.width - RIGHT - 6.2 * len(what)
-        left, base = axes.x(x) + (-8 - width if to_left else 8), axes.y(y) - 8
-        while any(left < other[1] and other[0] < left + width and abs(base - other[2]) < 12 for other in placed):
-            base -= 13
-        placed.append((left, left + width, base))
-        axes.text(left + (width if to_left else 0), base, what, 'label end' if to_left else 'label')
+        box = label_box(what, axes.x(x), axes.y(y), axes.width, dots, placed)
+        placed.append(box)
+        axes.text(box[0], box[3], what, 'label')
     return axes.svg(label)
+
+
+def label_box(text: str, x: float, y: float, width: int, dots: List[Tuple[float, float]], placed: List[tuple]) -> tuple:
+    """Left, top, right and baseline of a label near a point, on no point and no other label."""
+    length = 6.2 * len(text)
+    boxes = [(left, base - 10, left + length, base)
+             for step in range(6) for base in (y - 8 - 13 * step, y + 18 + 13 * step) for left in (x + 8, x - 8 - length)
+             if left >= LEFT and left + length <= width and base >= 12]
+
+    def free(box):
+        left, top, right, base = box
+        return (not any(left - 6 < dot_x < right + 6 and top - 6 < dot_y < base + 6 for dot_x, dot_y in dots)
+                and not any(left < other[2] and other[0] < right and top < other[3] + 3 and other[1] < base + 3 for other in placed))
+
+    return next(filter(free, boxes), boxes[0])
 
 
 def bars(gains: List[Tuple[str, Dict[str, Dict[str, float]]]], y_name: str, label: str) -> Optional[str]:

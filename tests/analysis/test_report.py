@@ -191,3 +191,14 @@ def test_plots_of_nothing_and_of_one_point():
     for svg in (plots.scatter({'ours': {'Focal': [(1., 50., '<A>')]}}, 'x', 'y', 'l'), plots.bars([('A & B', {'Swin': {'ours': -1.}})], 'y', 'l'),
                 plots.curves([('Focal', 'a"b', [(1, 2.)])], 'x', 'loss', 'l')):
         ElementTree.fromstring(svg)
+
+
+def test_labels_cover_no_point_and_no_other_label():
+    dots = [(100., 100.), (118., 92.), (300., 20.), (540., 60.)]
+    boxes = []
+    for text, (x, y) in zip(('Sparse R-CNN', 'ATSS', 'RepPointsV2', 'Cascade Mask R-CNN'), dots):
+        boxes.append(plots.label_box(text, x, y, 560, dots, boxes))
+    for i, (left, top, right, base) in enumerate(boxes):
+        assert 0 <= left < right <= 560 and top >= 0
+        assert not any(left < x < right and top < y < base for x, y in dots)
+        assert not any(left < other[2] and other[0] < right and top < other[3] and other[1] < base for other in boxes[:i])

@@ -22,3 +22,15 @@ class MissingFileError(UserError, FileNotFoundError):
 
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be read, or is of another model."""
+
+
+class SavingError(UserError, OSError):
+    """A checkpoint cannot be written."""
+
+
+class DivergenceError(UserError, ArithmeticError):
+    """A training's losses, gradients or weights are NaN or infinite."""
+
+
+class OutOfMemoryError(UserError, MemoryError):
+    """A batch does not fit into the memory."""

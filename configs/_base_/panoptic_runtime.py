@@ -2,4 +2,4 @@
 _base_ = 'detection_runtime.py'
 
 default_hooks = dict(checkpoint=dict(save_best='coco_panoptic/PQ'))
-custom_hooks = [dict(type='HostMemoryHook'), dict(type='CheckPanopticClassesHook')]
+custom_hooks = [dict(type='HostMemoryHook'), dict(type='DivergenceHook'), dict(type='CheckPanopticClassesHook')]

@@ -6,10 +6,11 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=8000, max_keep_ckpts=3, save_best='mIoU', rule='greater'),
+        type='SafeCheckpointHook', by_epoch=False, interval=8000, resume_interval=1000, max_keep_ckpts=3, save_best='mIoU',
+        rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'))
-custom_hooks = [dict(type='HostMemoryHook'), dict(type='CheckSegmentationHook')]
+custom_hooks = [dict(type='HostMemoryHook'), dict(type='DivergenceHook'), dict(type='CheckSegmentationHook')]
 
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')

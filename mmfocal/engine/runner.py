@@ -1,24 +1,39 @@
+import logging
 import os
+import os.path as osp
 import subprocess
+from functools import cached_property
+from typing import Optional
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import is_main_process
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.fileio import join_path
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
+from mmengine.runner import BaseLoop, Runner
+from mmengine.visualization import Visualizer
 from torch import distributed, nn
 from torch.distributed.fsdp import FSDPModule
 
+import mmfocal.checkpoints  # noqa: F401  its loaders take the place of MMEngine's
 from mmfocal.engine.fsdp import shard_model, shard_optimizer
-from mmfocal.errors import CheckpointError, ConfigError
+from mmfocal.engine.saving import RESUME_FILE, WholeFilesBackend, newest_whole_checkpoint
+from mmfocal.errors import CheckpointError, ConfigError, SavingError
+
+RESUMABLE_LOOPS = dict(EpochBasedTrainLoop='ResumableEpochLoop', IterBasedTrainLoop='ResumableIterLoop')
 
 
 @RUNNERS.register_module()
 class FocalRunner(Runner):
     """MMEngine's runner, which also runs distributed jobs without a GPU, refuses to test or resume a checkpoint
     of another model, and on resuming does not load the pretrained weights that the checkpoint replaces.
+
+    It saves whole checkpoints (`WholeFilesBackend`), resumes from the newest one that is not damaged, and goes on
+    as if nothing had happened (`ResumableEpochLoop`, `ResumableIterLoop`).
 
     With `fsdp_units` in the config, names of the model's blocks' classes, a distributed training divides
     parameters, gradients and the optimizer's state among the processes (`shard_model`). Checkpoints are the
@@ -74,12 +89,126 @@ class FocalRunner(Runner):
             auto_scale_lr = dict(auto_scale_lr, base_batch_size=base)
         super().scale_lr(optim_wrapper, auto_scale_lr)
 
-    def save_checkpoint(self, *args, save_optimizer: bool = True, **kwargs) -> None:
-        super().save_checkpoint(*args, save_optimizer=save_optimizer, **kwargs)  # in the first process alone,
-        if isinstance(self.model, FSDPModule) and not is_main_process():  # which gathers the others' shards
+    saved_iter: Optional[int] = None  # iterations in the last checkpoint that this run has saved to be resumed
+    unsaved: Optional[str] = None  # why the one after it could not be saved
+
+    def build_train_loop(self, loop: dict) -> BaseLoop:
+        """As MMEngine's, with the loops that resume exactly in place of its own."""
+        if isinstance(loop, dict):
+            loop = dict(loop)
+            if 'by_epoch' in loop and 'type' not in loop:
+                loop['type'] = 'EpochBasedTrainLoop' if loop.pop('by_epoch') else 'IterBasedTrainLoop'
+            if loop.get('type') in RESUMABLE_LOOPS:
+                loop['type'] = RESUMABLE_LOOPS[loop['type']]
+        return super().build_train_loop(loop)
+
+    def build_visualizer(self, visualizer: dict = None) -> Visualizer:
+        """As MMEngine's, whose log of scalars would end a training when the disk is full."""
+        visualizer = super().build_visualizer(visualizer)
+        for backend in visualizer._vis_backends.values():
+            backend.add_scalars = _reports_disk_errors(backend.add_scalars)
+        return visualizer
+
+    def save_checkpoint(self, out_dir: str, filename: str, file_client_args: dict = None, save_optimizer: bool = True,
+                        save_param_scheduler: bool = True, meta: dict = None, by_epoch: bool = True,
+                        backend_args: dict = None) -> None:
+        """As MMEngine's; a local file is whole or not there.
+
+        Raises:
+            SavingError: In all processes, if the first cannot write it.
+        """
+        meta = dict(meta or {})
+        meta.setdefault('epoch', self.epoch + bool(by_epoch))
+        meta.setdefault('iter', self.iter + (not by_epoch))
+        if hasattr(self.train_loop, 'progress'):
+            meta.update(self.train_loop.progress(meta['epoch'], meta['iter']))
+        if file_client_args is None and backend_args is None and '://' not in str(out_dir):
+            backend_args = dict(backend='whole_files')
+        failure = [None]
+        try:
+            super().save_checkpoint(out_dir, filename, file_client_args, save_optimizer, save_param_scheduler, meta, by_epoch,
+                                    backend_args)
+        except SavingError as error:
+            failure = [str(error)]
+        if isinstance(self.model, FSDPModule) and not is_main_process():  # the first gathers the others' shards
             self.model.state_dict()
             if save_optimizer:
                 self.optim_wrapper.state_dict()
+        broadcast_object_list(failure)
+        if failure[0]:
+            raise SavingError(failure[0])
+        if save_optimizer:
+            self.saved_iter, self.unsaved = meta['iter'], None
+
+    def try_to_save(self, out_dir: str, filename: str, *args, **kwargs) -> bool:
+        """Saves a checkpoint to resume from and names it in `last_checkpoint`, or logs why it cannot.
+
+        Args:
+            out_dir (str): As all arguments, of `save_checkpoint`.
+
+        Returns:
+            bool: Whether it is saved.
+        """
+        try:
+            self.save_checkpoint(out_dir, filename, *args, **kwargs)
+        except SavingError as error:
+            self.unsaved = str(error)
+            self.logger.error(f'{error}; training goes on and saves again at the next interval')
+            return False
+        self.write_note('last_checkpoint', join_path(out_dir, filename))
+        return True
+
+    def save_to_resume(self, iteration: int) -> bool:
+        """Saves to `resume.pth` what is needed to go on in the midst of an epoch.
+
+        Args:
+            iteration (int): Finished iterations.
+
+        Returns:
+            bool: Whether it is saved.
+        """
+        hook = self._checkpoint_hook
+        out_dir = hook.out_dir if hook else self.work_dir
+        return self.try_to_save(out_dir, RESUME_FILE, meta=dict(epoch=self.epoch, iter=iteration))
+
+    def write_note(self, name: str, text: str) -> None:
+        """Writes a small file in the work directory, by the first process, or logs why it cannot."""
+        if self.rank == 0:
+            try:
+                WholeFilesBackend().put_text(text, osp.join(self.work_dir, name))
+            except SavingError as error:
+                self.logger.error(str(error))
+
+    def saves_checkpoints(self) -> bool:
+        """Whether there is a `CheckpointHook`."""
+        return self._checkpoint_hook is not None
+
+    def can_be_resumed_here(self) -> bool:
+        """Whether a checkpoint holds all: the processes of a distributed training accumulate gradients each for itself."""
+        return not self.distributed or self.optim_wrapper.should_update()
+
+    @property
+    def _checkpoint_hook(self) -> Optional[CheckpointHook]:
+        return next((hook for hook in self.hooks if isinstance(hook, CheckpointHook)), None)
+
+    @cached_property
+    def _newest_checkpoint(self) -> Optional[str]:
+        found = [newest_whole_checkpoint(self.work_dir) if self.rank == 0 else None]
+        broadcast_object_list(found)
+        return found[0]
+
+    def load_or_resume(self) -> None:
+        if self._has_loaded or not self._resume or self._load_from:
+            return super().load_or_resume()
+        if self._newest_checkpoint:
+            self.resume(self._newest_checkpoint)
+        else:
+            self.logger.info(f'{self.work_dir} has no checkpoint to resume from: training starts at the beginning.')
+
+    def resume(self, filename: str, *args, **kwargs) -> None:
+        super().resume(filename, *args, **kwargs)
+        if hasattr(self.train_loop, 'go_on_from'):
+            self.train_loop.go_on_from(self._loaded_meta)
 
     def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
         checkpoint = super().load_checkpoint(filename, *args, **kwargs)
@@ -89,13 +218,24 @@ class FocalRunner(Runner):
         if self._resume and not {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys():
             raise CheckpointError(f'{filename} holds weights alone, which cannot be resumed: to start from them, use '
                                   f'--cfg-options load_from={filename} in place of --resume')
+        self._loaded_meta = checkpoint.get('meta', {})
         return checkpoint
 
     def _init_model_weights(self) -> None:
-        resumes = self._resume and (self._load_from or find_latest_checkpoint(self.work_dir))
+        resumes = self._resume and (self._load_from or self._newest_checkpoint)
         is_sharded = isinstance(self.model, FSDPModule)  # which had its weights before
         if not resumes and not is_sharded:
             super()._init_model_weights()
+
+
+def _reports_disk_errors(method):
+    def reporting(*args, **kwargs):
+        try:
+            method(*args, **kwargs)
+        except OSError as error:
+            print_log(f'A line of the log is lost: {error}', 'current', logging.ERROR)
+
+    return reporting
 
 
 def _check_slurm():

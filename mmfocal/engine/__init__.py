@@ -1,3 +1,4 @@
+from .bad_data import BadDataHook
 from .command_line import load_config, one_sentence_errors, read_config
 from .divergence import DivergenceHook
 from .hooks import HostMemoryHook
@@ -7,5 +8,5 @@ from .runner import FocalRunner
 from .saving import SafeCheckpointHook
 
 __all__ = [
-    'DivergenceHook', 'FocalRunner', 'HostMemoryHook', 'ResumableEpochLoop', 'ResumableIterLoop', 'SafeCheckpointHook',
-    'explain_out_of_memory', 'load_config', 'one_sentence_errors', 'read_config']
+    'BadDataHook', 'DivergenceHook', 'FocalRunner', 'HostMemoryHook', 'ResumableEpochLoop', 'ResumableIterLoop',
+    'SafeCheckpointHook', 'explain_out_of_memory', 'load_config', 'one_sentence_errors', 'read_config']

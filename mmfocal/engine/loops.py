@@ -106,11 +106,12 @@ class _ResumableLoop:
         now, end = (self._iter, self._max_iters) if self.endless else (self._epoch, self._max_epochs)
         if self.runner.val_loop is None or now < self.val_begin or now % self.val_interval and now != end:
             return
-        if self.runner.saved_iter != self._iter and self.runner.saves_checkpoints():
+        if self.runner.saved_iter != self._iter and self.runner.saves_checkpoints() and not self.runner.unsaved:
             self.runner.save_to_resume(self._iter)
         self.is_validating = True
         if self.is_told_to_end:
             raise SystemExit(TERMINATED)
+        seed_all(self.runner.seed, get_rank(), self._iter)
         self.runner.val_loop.run()
         self.is_validating = False
         self.runner.write_note(VALIDATED, str(self._iter))

@@ -197,7 +197,7 @@ def newest_whole_checkpoint(work_dir: str) -> Optional[str]:
     """
     damaged = []
     for path in _checkpoints(work_dir):
-        reason = _damage(path)
+        reason = damage(path)
         if reason is None:
             return path
         damaged.append(path)
@@ -225,8 +225,15 @@ def _checkpoints(work_dir: str) -> List[str]:
     return paths
 
 
-def _damage(path: str) -> Optional[str]:
-    """Why a file is not what torch.save has written, byte for byte; torch itself compares no checksums."""
+def damage(path: str) -> Optional[str]:
+    """Looks whether a file is what torch.save has written, byte for byte; torch itself compares no checksums.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        str: What is wrong, or None.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.testzip()

@@ -1,6 +1,6 @@
 """A small training in which everything is random, as a module and as a command: random_training.py WORK_DIR KEY=VALUE...
 
-`until` kills it (as the command: by SIGKILL) after so many iterations, in the midst of the epoch.
+After `until` iterations `kill` is called; as the command, a SIGTERM then goes to all of its processes.
 """
 import ast
 import os
@@ -40,9 +40,10 @@ class Noise(Dataset):
 
 class RandomNet(BaseModel):
 
-    def __init__(self):
+    def __init__(self, ballast):
         super().__init__()
         torch.manual_seed(0)
+        self.register_buffer('ballast', torch.zeros(ballast, 2**18))  # MiB
         self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 1))
 
     def forward(self, inputs, number, mode):
@@ -54,8 +55,11 @@ class RandomNet(BaseModel):
 
 
 class Mean(BaseMetric):
+    in_evaluation = None  # called with each batch
 
     def process(self, data_batch, data_samples):
+        if Mean.in_evaluation:
+            Mean.in_evaluation()
         self.results += [sample.mean().item() for sample in data_samples]
 
     def compute_metrics(self, results):
@@ -73,7 +77,7 @@ class KillHook(Hook):
         self.until, self.kill = until, kill
 
     def after_train_iter(self, runner, *args, **kwargs):
-        if runner.iter + 1 == self.until:
+        if runner.iter + 1 == self.until and runner.rank == 0:
             self.kill()
 
 
@@ -95,7 +99,8 @@ def kill():
 
 
 def train(work_dir, by_epoch=True, until=None, workers=0, ema=False, amp=False, accumulate=1, batch_size=4, log=None, kill=kill,
-          resume=True, seed=3, val=True, runner_type=FocalRunner, hook='SafeCheckpointHook', checkpoint=None, hooks=()):
+          resume=True, seed=3, val=True, runner_type=FocalRunner, hook='SafeCheckpointHook', checkpoint=None, hooks=(),
+          load_from=None, launcher='none', ballast=0):
     """15 iterations in 3 epochs of 5; a checkpoint each epoch, or each 4 iterations."""
     loader = dict(batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0,
                   collate_fn=dict(type='default_collate'))
@@ -109,7 +114,7 @@ def train(work_dir, by_epoch=True, until=None, workers=0, ema=False, amp=False, 
             val_dataloader=dict(dataset=Noise(), sampler=dict(type='DefaultSampler', shuffle=False), **loader),
             val_evaluator=dict(type=Mean), val_cfg=dict())
     runner = runner_type(
-        RandomNet(), str(work_dir), resume=resume, randomness=dict(seed=seed), experiment_name=f'{work_dir} {until}',
+        RandomNet(ballast), str(work_dir), resume=resume, load_from=load_from, launcher=launcher, randomness=dict(seed=seed), experiment_name=f'{work_dir} {until}',
         train_dataloader=dict(
             dataset=Noise(log), sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True), **loader),
         train_cfg=dict(by_epoch=by_epoch, val_interval=interval, **length),
@@ -128,4 +133,4 @@ def train(work_dir, by_epoch=True, until=None, workers=0, ema=False, amp=False, 
 if __name__ == '__main__':
     torch.set_num_threads(1)
     options = {name: ast.literal_eval(value) for name, value in (word.split('=', 1) for word in sys.argv[2:])}
-    train(sys.argv[1], kill=lambda: os.kill(os.getpid(), signal.SIGKILL), **options)
+    train(sys.argv[1], kill=lambda: os.killpg(0, signal.SIGTERM), **options)

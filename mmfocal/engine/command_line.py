@@ -1,9 +1,15 @@
 """What tools/train.py and tools/test.py share."""
 import argparse
+import errno
+import logging
 import os
+import re
+import shutil
 import sys
+import traceback
 from contextlib import contextmanager
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Optional, Union
 
@@ -117,21 +123,54 @@ def enable_amp(cfg: Config) -> None:
 
 @contextmanager
 def one_sentence_errors():
-    """Ends the program with the sentence of a user's error, without a traceback."""
+    """Ends the program with the sentence of a user's error, or of what the machine lacks, without a traceback."""
+    logging.raiseExceptions = False  # or a full disk would bring a traceback for each line that the log cannot take
+    if isinstance(sys.stdout, TextIOWrapper):  # a terminal may not know the letters of a path or of a class
+        sys.stdout.reconfigure(errors='backslashreplace')
     try:
         yield
-    except UserError as error:
-        sentence = str(error)
-        if '\nOriginal Traceback' in sentence:  # PyTorch's way to pass on an error of a data loader's worker
-            sentence = sentence.splitlines()[-1].split(': ', 1)[1]
-    except TypeError as error:
-        if 'unexpected keyword argument' not in str(error):
-            raise
-        sentence = f'{error}; check the spelling of that config key'
     except BrokenPipeError:  # who read the output, such as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
-    else:
-        return
-    print(f'error: {sentence}', file=sys.stderr)
-    raise SystemExit(1)
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        print(f'error: {sentence}', file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _sentence(error: Exception) -> Optional[str]:
+    """What is wrong and what to do, or None if only a traceback tells."""
+    text = str(error)
+    in_worker = '\nOriginal Traceback' in text  # PyTorch's way to pass on an error of a data loader's worker
+    if in_worker:
+        text = text.splitlines()[-1].split(': ', 1)[-1]
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, TypeError) and 'unexpected keyword argument' in text:
+        return f'{text}; check the spelling of that config key'
+
+    story = f'{error.__cause__} {error.__context__} {text}'
+    frames = traceback.extract_tb(error.__traceback__)
+    is_semaphore = isinstance(error, OSError) and frames[-1].filename.endswith('multiprocessing/synchronize.py')
+    if 'shared memory' in story or is_semaphore:
+        size = shutil.disk_usage('/dev/shm').total if os.path.isdir('/dev/shm') else 0
+        return (f'/dev/shm ({size / 2**20:.0f} MiB), by which the workers of data loaders hand over what they read, is full or cannot '
+                f'be written: enlarge it (docker run --shm-size=8g; mount -o remount,size=8g /dev/shm), or have {_FEWER}')
+    is_memory = isinstance(error, MemoryError) or "can't allocate memory" in text
+    if 'is killed by signal: Killed' in story or in_worker and is_memory:
+        return f'a worker of a data loader was killed, or found no memory, as there is too little of it: have {_FEWER}'
+    if isinstance(error, UnicodeError) and sys.getfilesystemencoding() != 'utf-8':
+        return f'{text}; Python takes files and paths for {sys.getfilesystemencoding()}: export PYTHONUTF8=1'
+    if 'Too many open files' in story:
+        return f'too many open files: raise their number (ulimit -n 65536), or have {_FEWER}'
+    for numbers, what in _DISK:
+        if isinstance(error, OSError) and re.search('|'.join(map(os.strerror, numbers)), text):
+            return f'{text}; {what}, or choose another folder, as by --work-dir'
+    return None
+
+
+_DISK = (((errno.ENOSPC, errno.EDQUOT), 'make room there'), ((errno.EROFS, errno.EACCES, errno.EPERM), 'allow it'))
+_FEWER = ('fewer: train_dataloader.num_workers=1 and val_dataloader.num_workers=1; 0, with persistent_workers=False, reads '
+          'in the training process itself')

@@ -89,7 +89,9 @@ def _end_worker(error: Exception, data: Any) -> None:
     if get_worker_info() is None or not is_full:
         _print_error(error, data)
     if get_worker_info() is not None:
-        os.kill(os.getpid(), signal.SIGBUS if is_full else signal.SIGABRT)
+        if is_full:
+            signal.raise_signal(signal.SIGBUS)
+        os._exit(1)
 
 
 Queue._on_queue_feeder_error = staticmethod(_end_worker)

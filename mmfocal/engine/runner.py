@@ -229,11 +229,17 @@ class FocalRunner(Runner):
 
 
 def _reports_disk_errors(method):
+    reported = False
+
     def reporting(*args, **kwargs):
+        nonlocal reported
         try:
             method(*args, **kwargs)
+            reported = False
         except OSError as error:
-            print_log(f'A line of the log is lost: {error}', 'current', logging.ERROR)
+            if not reported:  # else in each iteration
+                print_log(f'Scalars are not logged as long as: {error}', 'current', logging.ERROR)
+            reported = True
 
     return reporting
 

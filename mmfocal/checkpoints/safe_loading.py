@@ -4,15 +4,16 @@ A pickle names functions, and reading it calls them. torch's `weights_only` read
 tensors, but MMEngine's checkpoints hold HistoryBuffers, NumPy arrays and NumPy numbers too. Here are
 stand-ins, and loaders for all schemes of MMEngine's `CheckpointLoader`: Runners and `init_cfg` load this way.
 """
+import hashlib
 import logging
 import os
 import pickle
 import re
-import socket
 import sys
 from collections import OrderedDict
 from pathlib import Path
 from urllib.parse import urlparse
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -139,15 +140,29 @@ def _download(url, path):
     if path.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f'{path.name}.{os.getpid()}.part')
     # torch.hub's convention: eight or more digits of the SHA-256 before the extension
     digits = torch.hub.HASH_REGEX.search(path.name)
-    hash_prefix = digits[1] if digits and len(digits[1]) >= 8 else None
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(60)  # seconds of silence; torch.hub would wait for ever
+    digits = digits[1] if digits and len(digits[1]) >= 8 else ''
+    # torch.hub's own download would wait for ever, and keep what a broken connection left
+    request = Request(url, headers={'User-Agent': 'torch.hub'})  # some hosts answer no Python-urllib
     try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=sys.stderr.isatty())
+        with urlopen(request, timeout=60) as answer, open(part, 'wb') as file:  # seconds of silence
+            promised = int(answer.headers.get('Content-Length', -1))
+            sha256 = hashlib.sha256()
+            with torch.hub.tqdm(total=max(promised, 0) or None, unit='B', unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+                while chunk := answer.read(2**20):
+                    file.write(chunk)
+                    sha256.update(chunk)
+                    bar.update(len(chunk))
+            size = file.tell()
+        if promised >= 0 and size != promised:
+            raise ConnectionError(f'it ended after {size} of {promised} bytes')
+        if not sha256.hexdigest().startswith(digits):
+            raise ValueError(f'its SHA-256 is {sha256.hexdigest()}, and the hash in its name {digits}')
+        part.replace(path)
     finally:
-        socket.setdefaulttimeout(timeout)
+        part.unlink(missing_ok=True)
 
 
 # The stand-ins. The classes themselves would do harm: numpy.ndarray takes the file's bytes for addresses of

@@ -17,12 +17,12 @@ from mmfocal.errors import DivergenceError
 class DivergenceHook(Hook):
     """Stops training when a loss or a gradient is NaN or infinite, before the optimizer uses it.
 
-    Weights and checkpoints stay as they were. All processes of a distributed training stop, or skip, together.
+    Weights and checkpoints stay as they were. All processes of a distributed training stop or skip together.
 
     Args:
         skip (int, optional): How many steps in a row are left out, and counted as `skipped_steps` in the log,
-            before training stops. Default: 0, and 20 with float16's loss scaling, which finds its scale by steps
-            that overflow.
+            before training stops. Default: 0, and 20 with float16's loss scaling, which finds its scale by
+            steps that overflow.
     """
 
     def __init__(self, skip: Optional[int] = None):
@@ -41,8 +41,8 @@ class DivergenceHook(Hook):
             self.skip = 20 if self.scales else 0
         self._keep_buffers(model)
 
-        # In place of the wrapper's step, since clipping, which comes before the optimizer's own, would make one
-        # parameter's NaN that of all.
+        # In place of the wrapper's step, since clipping, which comes before the optimizer's own, would make
+        # one parameter's NaN that of all.
         step = optim_wrapper.step
         optim_wrapper.step = lambda **kwargs: self._step(runner, model, step, **kwargs)
 
@@ -50,14 +50,15 @@ class DivergenceHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for name, _ in model.named_parameters():
             if not checkpoint['state_dict'][name].isfinite().all():
-                raise DivergenceError(f'the weight {name} is not finite: it was not saved, and earlier checkpoints '
-                                      f'are as before; {_ADVICE}')
+                raise DivergenceError(f'the weight {name} is not finite: it was not saved, and earlier '
+                                      f'checkpoints are as before; {_ADVICE}')
 
     def _remember(self, model: nn.Module, args: tuple, inputs: dict, losses: dict) -> None:
         if model.training and inputs.get('mode') == 'loss':
-            losses = {name: value if isinstance(value, Tensor) else torch.stack([part.mean() for part in value])
+            losses = {name: [value] if isinstance(value, Tensor) else value
                       for name, value in losses.items() if 'loss' in name}  # those that BaseModel adds up
-            losses = {name: value.detach().float().mean() for name, value in losses.items()}
+            losses = {name: sum(part.detach().float().mean() for part in parts)
+                      for name, parts in losses.items()}
             images = [sample.metainfo for sample in inputs.get('data_samples') or ()]
             self.batches.append((losses, [_image(metainfo) for metainfo in images]))
 

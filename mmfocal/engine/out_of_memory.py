@@ -15,7 +15,8 @@ from mmfocal.errors import OutOfMemoryError
 # The words of CUDA, cuBLAS, cuDNN, and of PyTorch's allocators on the CPU, all in RuntimeErrors.
 _WORDS = re.compile(r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|std::bad_alloc|"
                     r'could not create a memory', re.IGNORECASE)
-_SIZE = re.compile(r'[Tt]ried to allocate ([\d.]+ ?[KMGT]iB|\d+ bytes)|Unable to allocate ([\d.]+ [KMGTP]?iB)')
+_SIZE = re.compile(r'[Tt]ried to allocate ([\d.]+ ?[KMGT]iB|\d+ bytes)|'
+                   r'Unable to allocate ([\d.]+ [KMGTP]?iB)')
 
 
 @contextmanager
@@ -46,7 +47,8 @@ def _explain(runner, data_batch, message):
     if asked.endswith(' bytes'):
         asked = f'{int(asked[:-6]) / 2**30:.1f} GiB'
     asked = f' ({asked} more were asked for)' if asked else ''
-    return f'{where}: the {device} is out of memory{asked} with {_images(data_batch)}; {_advice(runner, training)}'
+    return (f'{where}: the {device} is out of memory{asked} with {_images(data_batch)}; '
+            f'{_advice(runner, training)}')
 
 
 def _images(data_batch) -> str:
@@ -63,13 +65,15 @@ def _images(data_batch) -> str:
 
 def _advice(runner, training) -> str:
     if not training:
-        return 'make test_dataloader.batch_size or val_dataloader.batch_size smaller, or the images of its pipeline'
+        return ('make test_dataloader.batch_size or val_dataloader.batch_size smaller, or the images of its '
+                'pipeline')
     cfg, advice = runner.cfg, []
     backbone = cfg.get('model', {}).get('backbone', {})
     if backbone and not backbone.get('with_cp'):
         advice.append('set model.backbone.with_cp=True')
     if runner.train_dataloader.batch_size != 1:
-        advice.append('make train_dataloader.batch_size smaller, with as many more optim_wrapper.accumulative_counts')
+        advice.append('make train_dataloader.batch_size smaller, with as many more '
+                      'optim_wrapper.accumulative_counts')
     if get_device() == 'cuda' and not getattr(runner.optim_wrapper, 'cast_dtype', None):
         advice.append('train with --amp')
     advice.append('make the images of train_pipeline smaller')
@@ -82,8 +86,8 @@ _print_error = Queue._on_queue_feeder_error
 def _end_worker(error: Exception, data: Any) -> None:
     """Ends a data loader's worker that cannot hand over what it has read.
 
-    multiprocessing's own, which this replaces, prints the error and drops the data, for which training would wait for
-    ever. Mostly /dev/shm is full: then the worker ends as PyTorch's workers do when they find it full themselves.
+    multiprocessing's own, which this replaces, prints the error and drops the data, for which training would
+    wait for ever. Mostly /dev/shm is full: then the worker ends as PyTorch's workers do when they find it full.
     """
     is_full = 'shared memory' in str(error) or 'No space left' in str(error)
     if get_worker_info() is None or not is_full:

@@ -100,10 +100,10 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_save_checkpoint(self, runner, checkpoint):
         """Adds the gradients that are accumulated and not yet applied, which several processes do not have in common."""
-        wrapper = runner.optim_wrapper
-        if 'optimizer' in checkpoint and not runner.distributed and not wrapper.should_update():
-            checkpoint['gradients'] = {name: parameter.grad.cpu() for name, parameter in runner.model.named_parameters()
-                                       if parameter.grad is not None}
+        if 'optimizer' in checkpoint and not runner.distributed and not runner.optim_wrapper.should_update():
+            gradients = {name: parameter.grad.cpu() for name, parameter in runner.model.named_parameters() if parameter.grad is not None}
+            if all(gradient.isfinite().all() for gradient in gradients.values()):  # else no step could be taken after resuming
+                checkpoint['gradients'] = gradients
 
     def after_load_checkpoint(self, runner, checkpoint):
         if runner._resume:

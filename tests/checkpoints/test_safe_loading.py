@@ -118,6 +118,11 @@ def test_a_file_does_not_change_the_statistics(tmp_path):
 
 class Handler(http.server.SimpleHTTPRequestHandler):
 
+    def copyfile(self, source, outputfile):
+        """Sends a file, of one named cut its first half alone."""
+        content = source.read()
+        outputfile.write(content[:len(content) // 2] if 'cut' in self.path else content)
+
     def log_request(self, *_):
         self.server.requests.append(self.path)
 
@@ -179,8 +184,11 @@ def test_a_url_is_downloaded_once_and_its_hash_is_checked(tmp_path, server):
     for _ in range(2):
         assert load_checkpoint(f'{server.url}/{right}?download=1')['a'].sum() == 2
     assert len(server.requests) == 1
-    with pytest.raises(CheckpointError, match='hash'):
+    with pytest.raises(CheckpointError, match=r'could not be downloaded \(its SHA-256 is .*, and the hash in its name 01234567\); '):
         load_checkpoint(f'{server.url}/wrong-01234567.pth')
+    (server.folder / 'cut.pth').write_bytes(content)
+    with pytest.raises(CheckpointError, match=f'it ended after {len(content) // 2} of {len(content)} bytes'):
+        load_checkpoint(f'{server.url}/cut.pth')
     assert os.listdir(tmp_path / 'hub' / 'checkpoints') == [right]
 
 

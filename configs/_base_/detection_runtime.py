@@ -9,7 +9,10 @@ default_hooks = dict(
         type='SafeCheckpointHook', interval=1, resume_interval=1000, max_keep_ckpts=3, save_best='coco/bbox_mAP', rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'))
-custom_hooks = [dict(type='HostMemoryHook'), dict(type='DivergenceHook'), dict(type='CheckClassesHook')]
+custom_hooks = [
+    dict(type='HostMemoryHook'), dict(type='DivergenceHook'), dict(type='BadDataHook'),
+    dict(type='CheckClassesHook')
+]
 
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')

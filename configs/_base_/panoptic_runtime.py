@@ -2,4 +2,7 @@
 _base_ = 'detection_runtime.py'
 
 default_hooks = dict(checkpoint=dict(save_best='coco_panoptic/PQ'))
-custom_hooks = [dict(type='HostMemoryHook'), dict(type='DivergenceHook'), dict(type='CheckPanopticClassesHook')]
+custom_hooks = [
+    dict(type='HostMemoryHook'), dict(type='DivergenceHook'), dict(type='BadDataHook'),
+    dict(type='CheckPanopticClassesHook')
+]

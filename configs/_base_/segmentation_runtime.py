@@ -10,7 +10,10 @@ default_hooks = dict(
         rule='greater'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'))
-custom_hooks = [dict(type='HostMemoryHook'), dict(type='DivergenceHook'), dict(type='CheckSegmentationHook')]
+custom_hooks = [
+    dict(type='HostMemoryHook'), dict(type='DivergenceHook'), dict(type='BadDataHook'),
+    dict(type='CheckSegmentationHook')
+]
 
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')

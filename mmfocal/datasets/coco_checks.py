@@ -8,7 +8,12 @@ import math
 import os
 import os.path as osp
 
+from mmfocal.datasets.faults import Fault, missing, short
+from mmfocal.datasets.mask_checks import mask_fault
 from mmfocal.errors import ConfigError, DataError, MissingFileError
+
+LONGEST = 4096  # characters of a path
+FARTHEST = 1e8  # px: sides, and boxes from the origin, beyond which float32 or an area of it would overflow
 
 
 def check_annotation_file(ann_file, data_root=''):
@@ -52,17 +57,101 @@ def read_annotations(path, name):
         raise DataError(f'{name}: not JSON, or cut short ({error}); fetch or export it again') from error
 
 
-def check_annotations(coco, name, test_mode=False):
+def check_annotations(coco, name, test_mode=False, masks=False):
     """Checks what an annotation file holds.
 
     Args:
-        coco (dict): The parsed file.
-        name (str): What errors call the file.
-        test_mode (bool): Whether `annotations` may be absent, as in COCO's `image_info_test-dev2017.json`.
-            Default: False.
+        As of `annotation_faults`.
 
     Raises:
-        DataError: At the first list, entry, id, size or box that is not what it should be.
+        DataError: At the first list, entry, id, size, box or mask that is not what it should be.
+    """
+    for fault in annotation_faults(coco, name, test_mode, masks):
+        raise DataError(fault.sentence)
+
+
+def annotation_faults(coco, name, test_mode=False, masks=False):
+    """Looks for all that MMDetection could not load, or would load wrongly, in an annotation file.
+
+    Args:
+        coco (dict): The parsed file.
+        name (str): What sentences call the file.
+        test_mode (bool): Whether `annotations` may be absent, as in COCO's `image_info_test-dev2017.json`.
+            Default: False.
+        masks (bool): Whether each annotation must have a mask that can be drawn. Default: False.
+
+    Yields:
+        Fault: Each fault, with the entry to leave out, if that is a remedy.
+
+    Raises:
+        DataError: If it is not in COCO format at all.
+    """
+    coco = require_lists(coco, name, test_mode)
+    category_ids, _ = yield from _entries(coco, 'categories', {'id', 'name'}, name)
+    image_ids, bad_images = yield from _entries(coco, 'images', {'id', 'file_name', 'width', 'height'}, name)
+    _, bad = yield from _entries(coco, 'annotations', {'id', 'image_id', 'category_id'}, name)
+
+    sizes = {}
+    for index, image in enumerate(coco['images']):
+        if index in bad_images:
+            continue
+        file_name, width, height = image['file_name'], image['width'], image['height']
+        here, entry = f'{name}: image {short(image["id"])}', ('images', index)
+        if not isinstance(file_name, str) or not 0 < len(file_name) < LONGEST or '\0' in file_name:
+            yield Fault('image without a file name', f'{here} has file_name {short(file_name)}; write its path', name,
+                        image['id'], entry=entry)
+        elif not all(isinstance(side, (int, float)) and 0 < side < FARTHEST for side in (width, height)):
+            yield Fault('image size that is none', f'{here} has width {short(width)} and height {short(height)}; '
+                        'write its size in pixels', name, image['id'], entry=entry)
+        elif masks:
+            sizes[image['id']] = height, width
+
+    for index, annotation in enumerate(coco['annotations']):
+        if index in bad:
+            continue
+        category_id, image_id = annotation['category_id'], annotation['image_id']
+        bbox, area = annotation.get('bbox'), annotation.get('area')
+        # MMDetection skips what is marked `ignore` before it looks at the box.
+        ignored = annotation.get('ignore')
+        try:
+            known = category_id in category_ids and image_id in image_ids
+        except TypeError:  # a list, or an object
+            known = False
+        is_sound = ignored or is_box(bbox, area)
+        if known and is_sound:
+            if not masks or ignored or image_id not in sizes:
+                continue
+            fault = mask_fault(annotation.get('segmentation'), *sizes[image_id])
+            if fault is None:
+                continue
+        here, about = f'{name}: annotation {short(annotation["id"])} has', (name, image_id, annotation['id'])
+        entry = 'annotations', index
+        if not known and not _is_among(category_id, category_ids):
+            yield Fault('unknown category', f"{here} category_id {short(category_id)}, which is not in the file's "
+                        'categories; add the category or correct the annotation', *about, entry=entry)
+        elif not known:
+            yield Fault('unknown image', f"{here} image_id {short(image_id)}, which is not in the file's images; "
+                        'add the image or remove the annotation', *about, entry=entry)
+        elif not is_sound:
+            yield Fault('box that is not numbers', f'{here} bbox {short(bbox)} and area {short(area)} (image '
+                        f'{short(image_id)}); write four finite numbers [x, y, width, height] and one, in pixels',
+                        *about, entry=entry)
+        else:
+            yield Fault(fault[0], f'{here} {fault[1]} (image {short(image_id)}); export its mask again, or remove '
+                        'it', *about, entry=entry)
+
+
+def require_lists(coco, name, test_mode=False):
+    """Refuses what is not in COCO format at all.
+
+    Args:
+        coco, name, test_mode: As of `annotation_faults`.
+
+    Returns:
+        dict: The file's lists; to test, with an empty one of annotations where there is none.
+
+    Raises:
+        DataError: If a list is absent, or the one of images is empty.
     """
     if not isinstance(coco, dict):
         raise DataError(f'{name}: holds a {type(coco).__name__}, not an object with images, annotations and '
@@ -74,35 +163,37 @@ def check_annotations(coco, name, test_mode=False):
             raise DataError(f'{name}: has no list of {key!r}; name a file in COCO format')
     if not coco['images']:
         raise DataError(f'{name}: its list of images is empty; name a file with images')
+    return coco
 
-    category_ids = _ids(coco, 'categories', {'id', 'name'}, name)
-    image_ids = _ids(coco, 'images', {'id', 'file_name', 'width', 'height'}, name)
-    _ids(coco, 'annotations', {'id', 'image_id', 'category_id'}, name)
 
-    for image in coco['images']:
-        here = f'{name}: image {image["id"]!r}'
-        file_name, width, height = image['file_name'], image['width'], image['height']
-        if not isinstance(file_name, str):
-            raise DataError(f'{here} has file_name {file_name!r}; write its path')
-        if not all(isinstance(side, (int, float)) and 0 < side < math.inf for side in (width, height)):
-            raise DataError(f'{here} has width {width!r} and height {height!r}; write its size in pixels')
+def leave_out(coco, faults, with_images=False):
+    """An annotation file without its bad entries.
 
-    for annotation in coco['annotations']:
-        category_id, image_id = annotation['category_id'], annotation['image_id']
-        bbox, area = annotation.get('bbox'), annotation.get('area')
-        # MMDetection skips what is marked `ignore` before it looks at the box.
-        is_sound = annotation.get('ignore') or _is_box(bbox, area)
-        if category_id in category_ids and image_id in image_ids and is_sound:
-            continue
-        here = f'{name}: annotation {annotation["id"]!r} has'
-        if category_id not in category_ids:
-            raise DataError(f"{here} category_id {category_id!r}, which is not in the file's categories; "
-                            'add the category or correct the annotation')
-        if image_id not in image_ids:
-            raise DataError(f"{here} image_id {image_id!r}, which is not in the file's images; "
-                            'add the image or remove the annotation')
-        raise DataError(f'{here} bbox {bbox!r} and area {area!r} (image {image_id!r}); '
-                        'write four finite numbers [x, y, width, height] and one, in pixels')
+    Args:
+        coco (dict): The parsed file.
+        faults (Sequence[Fault]): As of `annotation_faults`.
+        with_images (bool): Whether an image goes with its bad annotation, as one must that has a PNG of all
+            segments. Default: False.
+
+    Returns:
+        dict: The content without the faults' entries, and without annotations of images that are left out.
+
+    Raises:
+        DataError: If a fault is of nothing that can be left out, as a category, or no image remains.
+    """
+    for fault in faults:
+        if fault.entry is None:
+            raise DataError(fault.sentence)
+    bad = {fault.entry for fault in faults}
+    bad_ids = {fault.image for fault in faults if with_images and fault.entry[0] == 'annotations'}
+    images = [image for index, image in enumerate(coco['images'])
+              if ('images', index) not in bad and image['id'] not in bad_ids]
+    if not images:
+        raise DataError(f'{faults[0].sentence} (and no sound image remains)')
+    image_ids = {image['id'] for image in images}
+    annotations = [annotation for index, annotation in enumerate(coco.get('annotations', []))
+                   if ('annotations', index) not in bad and annotation['image_id'] in image_ids]
+    return {**coco, 'images': images, 'annotations': annotations}
 
 
 def check_classes(classes, coco, name):
@@ -142,42 +233,56 @@ def check_images_exist(paths, name):
     Raises:
         MissingFileError: If any is absent; it names the first and says how many are.
     """
-    folders = {}
-    missing = []
-    for path in paths:
-        folder, file_name = osp.split(path)
-        if folder not in folders:
-            try:
-                folders[folder] = set(os.listdir(folder or '.'))
-            except OSError:  # absent, or not readable as a list: each image is then asked for
-                folders[folder] = set()
-        # The second question is for file systems whose names match in another case or Unicode form.
-        if file_name not in folders[folder] and not osp.exists(path):
-            missing.append(path)
-    if missing:
-        raise MissingFileError(f'{missing[0]}: image not found ({len(missing)} of {len(paths)} used from '
+    absent = missing(paths)
+    if absent:
+        raise MissingFileError(f'{paths[absent[0]]}: image not found ({len(absent)} of {len(paths)} used from '
                                f'{name} are missing); fetch them, or correct COCO_ROOT or data_prefix')
 
 
-def _ids(coco, key, fields, name):
-    """The ids of a list's entries, each of which must have these fields and an id of its own."""
-    ids = set()
+def _entries(coco, key, fields, name):
+    """Yields the faults of a list's entries, each of which must have these fields and an id of its own.
+
+    Returns the ids, and the indices of the faulty entries.
+    """
+    ids, bad = set(), set()
     for index, entry in enumerate(coco[key]):
+        kind = None
         if not isinstance(entry, dict):
-            raise DataError(f'{name}: {key}[{index}] is {entry!r}; write an object with {_few(fields)}')
-        if not fields <= entry.keys():
-            raise DataError(f'{name}: {key}[{index}] (id {entry.get("id")!r}) lacks '
-                            f'{_few(fields - entry.keys())}; add it')
-        if entry['id'] in ids:
-            raise DataError(f'{name}: id {entry["id"]!r} occurs twice in {key}; give each its own')
-        ids.add(entry['id'])
-    return ids
+            kind, sentence = 'entry that is no object', (
+                f'{key}[{index}] is {short(entry)}; write an object with {_few(fields)}')
+        elif not fields <= entry.keys():
+            kind, sentence = 'entry without a field', (
+                f'{key}[{index}] (id {short(entry.get("id"))}) lacks {_few(fields - entry.keys())}; add it')
+        elif not is_id(entry['id']):
+            kind, sentence = 'id that is none', (
+                f'{key}[{index}] has the id {short(entry["id"])}; write a whole number of its own')
+        elif entry['id'] in ids:
+            kind, sentence = 'duplicate id', f'id {short(entry["id"])} occurs twice in {key}; give each its own'
+        if kind is None:
+            ids.add(entry['id'])
+            continue
+        bad.add(index)
+        entry_id = entry.get('id') if isinstance(entry, dict) else None
+        of = {'images': dict(image=entry_id), 'annotations': dict(annotation=entry_id)}.get(key, {})
+        yield Fault(kind, f'{name}: {sentence}', name, **of, entry=None if key == 'categories' else (key, index))
+    return ids, bad
 
 
-def _is_box(bbox, area):
+def is_id(value):
+    """Whether a value can be an id: a number or a text that equals itself."""
+    return isinstance(value, (int, str)) or isinstance(value, float) and math.isfinite(value)
+
+
+def _is_among(value, ids):
+    return is_id(value) and value in ids
+
+
+def is_box(bbox, area):
+    """Whether a box is four finite numbers and an area one more, none beyond reason."""
     try:
         # A sum is finite only if its terms are.
-        return len(bbox) == 4 and math.isfinite(sum(bbox) + area)
+        return (len(bbox) == 4 and math.isfinite(sum(bbox) + area)
+                and -FARTHEST < min(bbox) and max(bbox) < FARTHEST and -FARTHEST < area < FARTHEST**2)
     except (TypeError, OverflowError):
         return False
 
@@ -185,4 +290,4 @@ def _is_box(bbox, area):
 def _few(names, most=5):
     names = sorted(names) if isinstance(names, set) else names
     more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(map(repr, names[:most])) + more
+    return ', '.join(map(short, names[:most])) + more

@@ -9,11 +9,10 @@ from mmdet.registry import DATASETS, HOOKS, METRICS
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 
-from mmfocal.datasets import coco_checks
-from mmfocal.errors import ConfigError, DataError, MissingFileError
-from .coco import CheckedCocoDataset, _is_local
-
-SEGMENT = {'id', 'category_id', 'bbox', 'area', 'iscrowd'}  # what MMDetection reads of each
+from mmfocal.datasets import coco_checks, panoptic_checks
+from mmfocal.datasets.faults import is_local
+from mmfocal.errors import ConfigError, MissingFileError
+from .coco import CheckedCocoDataset
 
 
 @DATASETS.register_module()
@@ -21,6 +20,8 @@ class CheckedCocoPanopticDataset(CheckedCocoDataset, CocoPanopticDataset):
     """MMDetection's `CocoPanopticDataset`, with one clear sentence for each fault of its files.
 
     Args:
+        bad_data (str): `stop` at bad data, or `skip` it in training, as in `StopOrSkip`; an image goes with
+            any bad segment of it. Default: `stop`.
         *args, **kwargs: As of `CocoPanopticDataset`.
 
     Raises:
@@ -38,24 +39,28 @@ class CheckedCocoPanopticDataset(CheckedCocoDataset, CocoPanopticDataset):
 
     def COCOAPI(self, local_path):
         """Reads the annotations: what `CocoDataset` calls, here with checks between parsing and indexing."""
-        annotations = coco_checks.read_annotations(local_path, self.ann_file)
-        _check_segments(annotations, self.ann_file, self.test_mode)
-        coco_checks.check_classes(self.metainfo['classes'], annotations, self.ann_file)
-        _check_things_and_stuff(self.metainfo, annotations['categories'], self.ann_file)
+        annotations = self._sound(coco_checks.read_annotations(local_path, self.ann_file), with_images=True)
+        self.check_classes(annotations)
         coco = COCOPanoptic()
         coco.dataset = annotations
         coco.createIndex()
         coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
         return coco
 
+    def check_classes(self, annotations):
+        """Refuses classes, things and stuff that are not those of the parsed annotation file, in its order."""
+        super().check_classes(annotations)
+        panoptic_checks.check_named(self.metainfo['classes'], annotations, self.ann_file)
+        panoptic_checks.check_things_and_stuff(self.metainfo, annotations['categories'], self.ann_file)
+
+    def annotation_faults(self, annotations):
+        """What in the parsed annotation file cannot be loaded: an iterator of `Fault`s."""
+        return panoptic_checks.segment_faults(annotations, self.ann_file, self.test_mode)
+
     def filter_data(self):
         """Filters as `CocoPanopticDataset` does, and checks that the files of what is left and used exist."""
         super().filter_data()
-        used = self.data_list if self._indices is None else self._get_unserialized_subset(self._indices)
-        paths = [data_info['seg_map_path'] for data_info in used if data_info['seg_map_path']]
-        loaders = [getattr(transform, 'backend_args', None) for transform in self.pipeline.transforms]
-        if paths and _is_local(paths[0], self.backend_args, *loaders):
-            coco_checks.check_images_exist(paths, self.ann_file)
+        self._check_files('seg_map_path')
         return self.data_list
 
 
@@ -78,7 +83,7 @@ class CheckedCocoPanopticMetric(CocoPanopticMetric):
         _require_panopticapi(type(self).__name__)
         for key, what, path, exists in (('ann_file', 'file', ann_file, osp.isfile),
                                         ('seg_prefix', 'folder', seg_prefix, osp.isdir)):
-            if path and _is_local(path, kwargs.get('backend_args')) and not exists(path):
+            if path and is_local(path, kwargs.get('backend_args')) and not exists(path):
                 raise MissingFileError(f'{path}: {what} not found; set {key} of val_evaluator and '
                                        'test_evaluator to that of val_dataloader and test_dataloader')
         super().__init__(ann_file, seg_prefix, *args, **kwargs)
@@ -110,49 +115,6 @@ def _require_panopticapi(name):
     if not find_spec('panopticapi'):
         raise ConfigError(f'{name} needs the package panopticapi, which is not installed, and which PyPI '
                           'does not have: pip install git+https://github.com/cocodataset/panopticapi.git')
-
-
-def _check_segments(coco, name, test_mode):
-    """Refuses what is not COCO's panoptic format; to test, annotations may be absent, as in test-dev's."""
-    coco_checks.check_annotations({**coco, 'annotations': []} if isinstance(coco, dict) else coco, name)
-    category_ids = {category['id'] for category in coco['categories']}
-    image_ids = {image['id'] for image in coco['images']}
-    annotations = coco.get('annotations', [] if test_mode else None)
-    if not isinstance(annotations, list):
-        raise DataError(f"{name}: has no list of 'annotations'; name a file in COCO's panoptic format")
-    for index, annotation in enumerate(annotations):
-        image_id, segments = (annotation.get(key) for key in ('image_id', 'segments_info'))
-        if image_id is None or not isinstance(segments, list):
-            raise DataError(f'{name}: annotations[{index}] lacks its image_id or its list of segments_info; '
-                            "name a file in COCO's panoptic format, such as panoptic_train2017.json")
-        if image_id not in image_ids:
-            raise DataError(f'{name}: annotations[{index}] has image_id {image_id!r}, which is not in the '
-                            "file's images; add the image or remove the annotation")
-        for segment in segments:
-            if not SEGMENT <= segment.keys():
-                raise DataError(f'{name}: a segment of image {image_id!r} is {segment!r}; write an object '
-                                f'with {", ".join(sorted(SEGMENT))}')
-            if segment['category_id'] not in category_ids:
-                raise DataError(f'{name}: segment {segment["id"]!r} of image {image_id!r} has category_id '
-                                f"{segment['category_id']!r}, which is not in the file's categories; "
-                                'add the category or correct the segment')
-
-
-def _check_things_and_stuff(metainfo, categories, name):
-    """Checks both kinds of classes against the file's: MMDetection numbers things from 0, and stuff after."""
-    kinds = {True: [], False: []}
-    for category in categories:
-        if 'isthing' not in category:
-            raise DataError(f'{name}: category {category["id"]!r} lacks isthing; add it, 1 for things or 0 '
-                            'for stuff')
-        if category['name'] in metainfo['classes']:
-            kinds[bool(category['isthing'])].append(category['name'])
-    for key, kind in (('thing_classes', True), ('stuff_classes', False)):
-        if list(metainfo[key]) != kinds[kind]:
-            raise ConfigError(f'metainfo.{key}: {name} has isthing={kind:d} for others of metainfo.classes, '
-                              f'or has them in another order; write {key}={tuple(kinds[kind])!r}')
-    if list(metainfo['classes']) != kinds[True] + kinds[False]:
-        raise DataError(f'{name}: has a category of stuff before one of things; list all things first')
 
 
 def _check_heads(model, things, stuff, name):

@@ -1,20 +1,25 @@
 """Images with label maps that are checked before training starts."""
+import logging
 import os.path as osp
 
-import cv2
 from mmengine import fileio
+from mmengine.logging import print_log
 from mmseg.datasets import ADE20KDataset, BaseSegDataset, CityscapesDataset
 from mmseg.registry import DATASETS
 
-from mmfocal.datasets import label_map_checks
-from mmfocal.errors import ConfigError, DataError, MissingFileError, UserError
+from mmfocal.datasets import check, label_map_checks
+from mmfocal.datasets.faults import StopOrSkip
+from mmfocal.errors import ConfigError, DataError, MissingFileError
 
 
-class CheckedLabelMaps:
+class CheckedLabelMaps(StopOrSkip):
     """What the data sets below share: one clear sentence for each fault of their folders and classes.
 
     `LoadCheckedAnnotations` checks the label maps themselves. Nothing is looked for in folders that a remote
     backend serves (`backend_args`, URLs).
+
+    Args:
+        bad_data (str): `stop` at bad data, or `skip` it in training, as in `StopOrSkip`. Default: `stop`.
 
     Raises:
         MissingFileError: If the data root, a folder of it, an image or a label map is absent.
@@ -68,36 +73,35 @@ class CheckedLabelMaps:
         self.data_list = super().filter_data()
         if not self._is_local():
             return self.data_list
-        used = self.data_list if self._indices is None else self._get_unserialized_subset(self._indices)
         image_dir, label_dir = self._folders()
         if self.ann_file:  # else the images were found, not named
-            paths = [data_info['img_path'] for data_info in used]
-            missing = _missing(image_dir, self.img_suffix, paths)
-            if missing:
-                raise MissingFileError(f'{missing[0]}: image not found ({len(missing)} of {len(used)} used '
-                                       f'from {self.ann_file} are missing); add them, or correct '
-                                       'data_prefix.img_path or img_suffix')
+            self._check_files('img_path', image_dir, self.img_suffix, lambda absent, number: (
+                f'{absent[0]}: image not found ({len(absent)} of {number} used from {self.ann_file} are missing); '
+                'add them, or correct data_prefix.img_path or img_suffix'))
         if label_dir:
-            paths = [data_info['seg_map_path'] for data_info in used]
-            missing = _missing(label_dir, self.seg_map_suffix, paths)
-            if missing:
-                raise MissingFileError(f'{missing[0]}: label map not found ({len(missing)} of {len(used)} '
-                                       'images have none); add them, remove the images, or correct '
-                                       'data_prefix.seg_map_path or seg_map_suffix')
+            self._check_files('seg_map_path', label_dir, self.seg_map_suffix, lambda absent, number: (
+                f'{absent[0]}: label map not found ({len(absent)} of {number} images have none); add them, remove '
+                'the images, or correct data_prefix.seg_map_path or seg_map_suffix'))
         return self.data_list
 
-    def prepare_data(self, idx):
-        """Loads a sample as MMEngine does, and where that fails says whether the image is to blame."""
-        try:
-            return super().prepare_data(idx)
-        except UserError:
-            raise
-        except Exception as error:
-            path = self.get_data_info(idx)['img_path']
-            if osp.isfile(path) and cv2.imread(path) is None:
-                raise DataError(f'{path}: not an image, or damaged; write it again, or remove it and its '
-                                'label map') from error
-            raise
+    def find_faults(self):
+        """All faults of the folders, and checks of the files, for `tools/misc/check_dataset.py`."""
+        return check.label_map_faults(self)
+
+    def _check_files(self, key, folder, suffix, sentence):
+        """Refuses files that are absent, or leaves out their images."""
+        used = self.data_list if self._indices is None else self._get_unserialized_subset(self._indices)
+        paths = [data_info[key] for data_info in used]
+        absent = _missing(folder, suffix, paths)
+        if not absent:
+            return
+        if not self._skips() or len(absent) == len(paths):
+            raise MissingFileError(sentence(absent, len(paths)))
+        if self._indices is None:  # else other images would move to those places; loading will skip them
+            print_log(f"bad_data='skip' leaves out {len(absent)} of {len(paths)} images; the first: "
+                      f'{sentence(absent, len(paths))}', 'current', logging.WARNING)
+            absent = set(absent)
+            self.data_list = [data_info for data_info in self.data_list if data_info[key] not in absent]
 
     def _folders(self):
         """The folders of images and of label maps, the latter None for test images that have none."""
@@ -108,10 +112,7 @@ class CheckedLabelMaps:
         return image_dir, label_dir
 
     def _is_local(self):
-        # Files are loaded by the pipeline, which has backend_args of its own.
-        loaders = [getattr(transform, 'backend_args', None) for transform in self.pipeline.transforms]
-        backends = [(args or {}).get('backend', 'local') for args in [self.backend_args, *loaders]]
-        return '://' not in self._folders()[0] and set(backends) == {'local'}
+        return self._reads_locally(self._folders()[0])
 
 
 @DATASETS.register_module()

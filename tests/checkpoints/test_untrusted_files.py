@@ -91,6 +91,7 @@ def test_the_benchmark_runs_nothing_that_a_work_directory_holds(command, armed, 
     assert marker.exists()
 
 
+@pytest.mark.slow
 def test_mmengines_own_loader(armed):
     """In a process that only imports what configs name."""
     marker, work_dir = armed

@@ -183,6 +183,6 @@ def test_nano(name, monkeypatch):
 
 def test_hooks():
     cfg = load('upernet_focal_tiny_160k_ade20k')
-    assert {'HostMemoryHook', 'CheckSegmentationHook'} == {hook.type for hook in cfg.custom_hooks}
+    assert {'HostMemoryHook', 'DivergenceHook', 'BadDataHook', 'CheckSegmentationHook'} == {hook.type for hook in cfg.custom_hooks}
     assert not cfg.default_hooks.checkpoint.by_epoch and cfg.default_hooks.checkpoint.save_best == 'mIoU'
     assert not cfg.log_processor.by_epoch and not cfg.default_hooks.logger.log_metric_by_epoch

@@ -89,7 +89,7 @@ def test_sound_data_loads_as_in_mmdetection(config, options):
     assert type(ours) is CheckedCocoPanopticDataset
     assert len(ours) == len(theirs) == options.get('indices', 2)
     assert ours.metainfo == theirs.metainfo and ours.cat2label == theirs.cat2label
-    assert vars(ours).keys() == vars(theirs).keys()
+    assert vars(ours).keys() - {'bad_data'} == vars(theirs).keys()
     for i in range(len(theirs)):
         assert ours.get_data_info(i) == theirs.get_data_info(i)
         mine, other = ours[i]['data_samples'], theirs[i]['data_samples']
@@ -259,3 +259,60 @@ def test_heads_of_mask2former_of_things_alone():
     assert 'model.panoptic_head.num_things_classes is 80 and should be 2' in str(error.value)
     assert 'model.panoptic_head.loss_cls.class_weight has 81 numbers and should have 3' in str(error.value)
     assert 'num_stuff_classes' not in str(error.value)
+
+
+# Bad data
+
+def test_images_with_bad_segments_are_left_out(config, coco, tmp_path):
+    coco['annotations'][0]['segments_info'][1]['category_id'] = 4
+    write(tmp_path, coco)
+    dataset = CheckedCocoPanopticDataset(**config, bad_data='skip')
+    assert [dataset.get_data_info(index)['img_id'] for index in range(len(dataset))] == [2]
+    with pytest.raises(DataError, match='segment 70000 of image 1 has category_id 4, which is not'):
+        CheckedCocoPanopticDataset(**config, bad_data='skip', test_mode=True)
+
+
+@pytest.mark.parametrize('change, sentence', [
+    (dict(bbox=[1, 2, float('nan'), 4]), r'segment 70000 of image 1 has bbox \[1, 2, nan, 4\] and area 1280'),
+    (dict(id=700), 'image 1 has a segment with the id 700; write a whole number'),
+    (dict(id=[1]), r'image 1 has a segment with the id \[1\]'),
+])
+def test_more_wrong_segments(config, coco, tmp_path, change, sentence):
+    coco['annotations'][0]['segments_info'][1].update(change)
+    write(tmp_path, coco)
+    with pytest.raises(DataError, match=sentence):
+        CheckedCocoPanopticDataset(**config)
+
+
+@pytest.mark.parametrize('content', [b'', b'no image', np.zeros((32, 41, 3), np.uint8), None])
+def test_a_png_of_segments_that_is_damaged_while_training(config, tmp_path, content):
+    stops, skips = (CheckedCocoPanopticDataset(**config, bad_data=policy) for policy in ('stop', 'skip'))
+    path = next(path for path in tmp_path.rglob('1.png'))
+    path.unlink()
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        cv2.imwrite(str(path), content)
+    sentence = r': 41 x 32 px, and its' if isinstance(content, np.ndarray) else r' \(image 1\): not'
+    with pytest.raises((DataError, MissingFileError), match=f'^{path}{sentence}'):
+        stops[0]
+    assert skips[0]['data_samples'].img_id == 2 and str(path) in skips[0]['data_samples'].skipped[0]
+
+
+def test_the_categories_of_segments_have_to_be_named(config):
+    config['metainfo'] = dict(classes=('disc', 'sky'), thing_classes=('disc', ), stuff_classes=('sky', ))
+    with pytest.raises(ConfigError, match="^metainfo.classes lacks 'box', of which .*/train.json has segments; "):
+        CheckedCocoPanopticDataset(**config)
+
+
+def test_the_check_of_the_data_set_lists_all(config, coco, tmp_path):
+    coco['annotations'][0]['segments_info'][0]['bbox'] = None
+    coco['annotations'][1]['segments_info'][0]['category_id'] = 4
+    write(tmp_path, coco)
+    faults, checks = CheckedCocoPanopticDataset(**config, lazy_init=True).find_faults()
+    assert [(fault.kind, fault.image, fault.annotation) for fault in faults if fault.level == 'error'] == [
+        ('box that is not numbers', 1, 700), ('unknown category', 2, 700)]
+    assert len(checks) == 4
+    config['metainfo'] = dict(METAINFO, stuff_classes=())
+    faults, _ = CheckedCocoPanopticDataset(**config, lazy_init=True).find_faults()
+    assert faults[0].kind == 'box that is not numbers' and any(fault.kind == 'classes' for fault in faults)

@@ -174,6 +174,7 @@ def infinite_step(at, step=torch.optim.AdamW.step):
     return call
 
 
+@pytest.mark.slow
 def test_the_tool_ends_with_the_sentence(shapes, tmp_path):
     """A learning rate at which the second loss is NaN, by itself."""
     options = ['optim_wrapper.optimizer.lr=1e30', 'param_scheduler=[]', 'model.backbone.arch.depths=(1,1,1,1)',

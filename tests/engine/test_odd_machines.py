@@ -94,6 +94,7 @@ def test_other_errors_keep_their_traceback(error):
         raise error
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made(shapes, monkeypatch, capsys):
     """Nobody makes folders in /sys, root neither."""
     monkeypatch.chdir(ROOT)

@@ -91,6 +91,7 @@ with one_sentence_errors():
 """
 
 
+@pytest.mark.slow
 def test_a_machine_without_memory(tmp_path):
     """The second batch's 98304 MiB are not there: PyTorch's allocator is refused, for real."""
     done = subprocess.run([sys.executable, '-c', TRAIN, str(tmp_path)], capture_output=True, text=True, timeout=120,

@@ -334,4 +334,6 @@ def seed_all(*key: int) -> None:
     python, numpy, pytorch = map(int, np.random.SeedSequence(key).generate_state(3))
     random.seed(python)
     np.random.seed(numpy)
-    torch.manual_seed(pytorch)
+    torch.default_generator.manual_seed(pytorch)
+    if torch.cuda.is_initialized():  # torch.manual_seed would note the stack for later, ten times slower
+        torch.cuda.manual_seed_all(pytorch)

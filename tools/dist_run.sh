@@ -13,5 +13,5 @@ if [ -z "${OMP_NUM_THREADS:-}" ] && ! python -c 'import sys, torch; sys.exit(not
     OMP_NUM_THREADS=$(( $(nproc) / processes ))
     export OMP_NUM_THREADS=$(( OMP_NUM_THREADS > 0 ? OMP_NUM_THREADS : 1 ))
 fi
-exec python -m torch.distributed.run --nnodes="$nodes" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
+exec python "$(dirname "$0")/dist_launch.py" --nnodes="$nodes" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
     "${where[@]}" "$script" "${@:3}" --launcher pytorch

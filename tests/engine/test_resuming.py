@@ -1,5 +1,6 @@
 """A training that is interrupted and resumed gives, bit for bit, what an uninterrupted one does."""
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from mmengine.runner import Runner
 
 from mmfocal.checkpoints import load_checkpoint
 
+TOOLS = Path(__file__).parents[2] / 'tools'
 sys.path.insert(0, str(Path(__file__).parent))
 from random_training import Killed, Mean, Noise, train  # noqa: E402
 
@@ -194,17 +196,22 @@ def test_sigterm_to_all_processes_with_workers(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_of_two_processes_ends_both(tmp_path):
-    script = tmp_path / 'two.py'
-    script.write_text(f"""import os, signal, sys
+@pytest.mark.parametrize('told', ['one process', 'the launcher'])
+def test_sigterm_ends_two_processes(tmp_path, told):
+    """Also where one process alone is told, as by hand, and not their launcher, as by a cluster."""
+    shutil.copytree(TOOLS, tmp_path / 'tools')
+    (tmp_path / 'tools/two.py').write_text(f"""import os, signal, sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from random_training import train
-train({str(tmp_path / 'work')!r}, launcher='pytorch', until=4, val=False, batch_size=2,
-      kill=lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+def kill():
+    os.kill({'os.getpid()' if told == 'one process' else 'os.getppid()'}, signal.SIGTERM)
+    time.sleep(5)  # so that the launcher has passed it on
+
+train({str(tmp_path / 'work')!r}, launcher='pytorch', until=4, val=False, batch_size=2, kill=kill)
 """)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone', script]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert process.returncode and 'exitcode  : 143' in process.stderr + process.stdout
+    process = subprocess.run([tmp_path / 'tools/dist_run.sh', 'two.py', '2'], capture_output=True, text=True, timeout=300)
+    assert process.returncode == 143, process.stderr
     assert last(tmp_path / 'work')['meta']['iter'] == 4
     runner = train(tmp_path / 'work', val=False)  # one process, with the batch of both
     assert runner.iter == 15

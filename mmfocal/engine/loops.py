@@ -72,6 +72,11 @@ class _ResumableLoop:
 
     def run(self) -> torch.nn.Module:
         """Launches training."""
+        if self._iter == 0:
+            self.runner.write_note(VALIDATED, '')  # it may be of an earlier training in this folder
+        if self.runner.val_loop is not None:
+            loader = self.runner.val_loop.dataloader
+            loader.worker_init_fn = _InitWorker(loader.worker_init_fn)
         with self._sigterm_is_noted():
             try:
                 self._run()

@@ -98,8 +98,9 @@ class FocalRunner(Runner):
             loop = dict(loop)
             if 'by_epoch' in loop and 'type' not in loop:
                 loop['type'] = 'EpochBasedTrainLoop' if loop.pop('by_epoch') else 'IterBasedTrainLoop'
-            if loop.get('type') in RESUMABLE_LOOPS:
-                loop['type'] = RESUMABLE_LOOPS[loop['type']]
+            name = getattr(loop.get('type'), '__name__', loop.get('type'))  # a config may have the class
+            if name in RESUMABLE_LOOPS:
+                loop['type'] = RESUMABLE_LOOPS[name]
         return super().build_train_loop(loop)
 
     def build_visualizer(self, visualizer: dict = None) -> Visualizer:

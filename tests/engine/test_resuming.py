@@ -165,6 +165,24 @@ def test_validation_is_not_done_twice(tmp_path, monkeypatch):
     assert len(calls) == 10
 
 
+def test_a_validation_of_an_earlier_training_does_not_count(tmp_path, monkeypatch):
+    train(tmp_path)
+    calls = []
+
+    def killed_in_the_first():
+        calls.append(1)
+        if len(calls) == 2:
+            raise Killed
+
+    monkeypatch.setattr(Mean, 'in_evaluation', killed_in_the_first)
+    with pytest.raises(Killed):
+        train(tmp_path, resume=False, seed=4)
+    calls.clear()
+    monkeypatch.setattr(Mean, 'in_evaluation', lambda: calls.append(1))
+    train(tmp_path)
+    assert len(calls) == 15
+
+
 def test_epochs_differ_from_each_other(tmp_path):
     """The augmentation of one image is not that of the epoch before."""
     seen = {}

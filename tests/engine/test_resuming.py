@@ -228,7 +228,9 @@ def kill():
 
 train({str(tmp_path / 'work')!r}, launcher='pytorch', until=4, val=False, batch_size=2, kill=kill)
 """)
-    process = subprocess.run([tmp_path / 'tools/dist_run.sh', 'two.py', '2'], capture_output=True, text=True, timeout=300)
+    environment = dict(os.environ, PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}', PYTHONPATH=str(TOOLS.parent))
+    command = [tmp_path / 'tools/dist_run.sh', 'two.py', '2']
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 143, process.stderr
     assert last(tmp_path / 'work')['meta']['iter'] == 4
     runner = train(tmp_path / 'work', val=False)  # one process, with the batch of both

@@ -9,7 +9,6 @@ import os.path as osp
 import random
 import signal
 import threading
-import time
 from contextlib import contextmanager
 from typing import Iterator, List, Optional
 
@@ -25,7 +24,6 @@ from mmfocal.errors import ConfigError
 
 TERMINATED = 128 + signal.SIGTERM
 VALIDATED = 'last_validation'  # a file in the work directory: the iteration of the last validation that ended
-WORKERS_LINGER = 20  # seconds
 
 
 class _ResumableLoop:
@@ -57,7 +55,7 @@ class _ResumableLoop:
             dict: `batches_done` in the epoch, of each process, `batch_size` of all processes together, and `sampler_seed`.
         """
         batches = self.dataloader.batch_sampler
-        done = iteration - self.epoch_start if epoch == self._epoch else 0
+        done = iteration - self.epoch_start if epoch == self._epoch or self.endless else 0
         return dict(batches_done=done, batch_size=batches.batch_size * get_world_size(), sampler_seed=batches.seed)
 
     def go_on_from(self, meta: dict) -> None:
@@ -119,6 +117,8 @@ class _ResumableLoop:
         seed_all(self.runner.seed, get_rank(), self._iter)
         self.runner.val_loop.run()
         self.is_validating = False
+        if self.runner.saves_checkpoints() and any(getattr(one, 'need_val_args', False) for one in self.runner.param_schedulers or ()):
+            self.runner.save_to_resume(self._iter)  # a schedule has seen the metrics
         self.runner.write_note(VALIDATED, str(self._iter))
 
     @contextmanager
@@ -325,8 +325,8 @@ class _InitWorker:
 
 
 def _wait_for_the_end():
-    if signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        time.sleep(WORKERS_LINGER)
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass  # a cluster's, to all processes: the training still needs batches, and ends its workers itself
     os._exit(0)
 
 

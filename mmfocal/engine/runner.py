@@ -139,7 +139,7 @@ class FocalRunner(Runner):
         if failure[0]:
             raise SavingError(failure[0])
         if save_optimizer:
-            self.saved_iter, self.unsaved = meta['iter'], None
+            self.saved_iter = meta['iter']
 
     def try_to_save(self, out_dir: str, filename: str, *args, **kwargs) -> bool:
         """Saves a checkpoint to resume from and names it in `last_checkpoint`, or logs why it cannot.
@@ -156,6 +156,7 @@ class FocalRunner(Runner):
             self.unsaved = str(error)
             self.logger.error(f'{error}; training goes on and saves again at the next interval')
             return False
+        self.unsaved = None
         self.write_note('last_checkpoint', join_path(out_dir, filename))
         return True
 

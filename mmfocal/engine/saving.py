@@ -43,11 +43,12 @@ class WholeFilesBackend(LocalBackend):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, filepath)
-            directory = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(directory)  # the new name, too, has to be on the disk
-            finally:
-                os.close(directory)
+            with suppress(OSError):  # some network file systems cannot do it
+                directory = os.open(folder, os.O_RDONLY)
+                try:
+                    os.fsync(directory)  # the new name, too, has to be on the disk
+                finally:
+                    os.close(directory)
         except OSError as error:
             with suppress(OSError):  # there may be none, or it stays until it is overwritten
                 os.remove(part)
@@ -113,9 +114,10 @@ class SafeCheckpointHook(CheckpointHook):
         """Saves where `interval` or `resume_interval` say so."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
         self.is_due |= self.every_n_train_iters(runner, self.resume_interval)
-        if self.is_due and runner.saved_iter != runner.iter + 1 and runner.can_be_resumed_here():
-            runner.save_to_resume(runner.iter + 1)
-        self.is_due &= runner.saved_iter != runner.iter + 1
+        if self.is_due and runner.can_be_resumed_here():
+            self.is_due = False
+            if runner.saved_iter != runner.iter + 1:
+                runner.save_to_resume(runner.iter + 1)
 
     def after_train(self, runner):
         """Does not pass over in silence that the last checkpoint is missing."""
@@ -142,6 +144,7 @@ class SafeCheckpointHook(CheckpointHook):
             if self.max_keep_ckpts > 0:
                 self.keep_ckpt_ids.clear()
                 self.keep_ckpt_ids.extend(before[0])
+                runner.message_hub.update_info('keep_ckpt_ids', before[0])
             self.last_ckpt = before[1]
         elif runner.rank == 0:
             old = [self.filename_tmpl.format(one) for one in removed] if self.max_keep_ckpts > 0 else []
@@ -161,7 +164,8 @@ class SafeCheckpointHook(CheckpointHook):
             self.best_ckpt_path, self.best_ckpt_path_dict = before[1:]
             runner.logger.error(f'{error}; this best checkpoint is left out, and training goes on')
         else:
-            self.file_backend.remove_now()
+            if not runner.unsaved:  # else the checkpoint still names the one before
+                self.file_backend.remove_now()
         finally:
             self.file_backend = backend
 

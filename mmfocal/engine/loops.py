@@ -246,7 +246,8 @@ class SeededBatches:
 
     @property
     def batch_size(self) -> int:
-        return self.batch_sampler.batch_size
+        size = getattr(self.batch_sampler, 'batch_size', 1)
+        return size if isinstance(size, int) else 1  # of several sources: batches are counted then
 
     @property
     def seed(self) -> int:

@@ -170,8 +170,9 @@ class FocalRunner(Runner):
             bool: Whether it is saved.
         """
         hook = self._checkpoint_hook
+        where = dict(file_client_args=hook.file_client_args, backend_args=hook.backend_args) if hook else {}
         out_dir = hook.out_dir if hook else self.work_dir
-        return self.try_to_save(out_dir, RESUME_FILE, meta=dict(epoch=self.epoch, iter=iteration))
+        return self.try_to_save(out_dir, RESUME_FILE, meta=dict(epoch=self.epoch, iter=iteration), **where)
 
     def write_note(self, name: str, text: str) -> None:
         """Writes a small file in the work directory, by the first process, or logs why it cannot."""

@@ -201,7 +201,7 @@ def newest_whole_checkpoint(work_dir: str) -> Optional[str]:
     """
     damaged = []
     for path in _checkpoints(work_dir):
-        reason = damage(path)
+        reason = None if '://' in path else damage(path)
         if reason is None:
             return path
         damaged.append(path)
@@ -214,18 +214,20 @@ def newest_whole_checkpoint(work_dir: str) -> Optional[str]:
 
 def _checkpoints(work_dir: str) -> List[str]:
     """The work directory's own checkpoints, the newest first; not the best and the published ones, which hold weights alone."""
-    if not osp.isdir(work_dir):
-        return []
-    paths = [osp.join(work_dir, name) for name in os.listdir(work_dir) if OWN_NAMES.fullmatch(name)]
-    paths.sort(key=lambda path: (osp.getmtime(path), path), reverse=True)
-    pointer = osp.join(work_dir, 'last_checkpoint')
+    named, pointer = '', osp.join(work_dir, 'last_checkpoint')
     if osp.isfile(pointer):
         with open(pointer, encoding='utf-8', errors='replace') as file:
             named = file.read().strip()
-        moved = osp.join(work_dir, osp.basename(named))  # the folder may have been
-        named = named if osp.isfile(named) else moved
-        if osp.isfile(named):
-            paths = [named] + [path for path in paths if osp.abspath(path) != osp.abspath(named)]
+    if '://' in named:
+        return [named]
+    folders = dict.fromkeys(map(osp.abspath, (work_dir, osp.dirname(named) or work_dir)))  # the hook's out_dir may be another
+    paths = [osp.join(folder, name) for folder in folders if osp.isdir(folder)
+             for name in os.listdir(folder) if OWN_NAMES.fullmatch(name)]
+    paths.sort(key=lambda path: (osp.getmtime(path), path), reverse=True)
+    if not osp.isfile(named):
+        named = osp.join(work_dir, osp.basename(named))  # the folder may have been moved
+    if osp.isfile(named):
+        paths = [named] + [path for path in paths if path != osp.abspath(named)]
     return paths
 
 

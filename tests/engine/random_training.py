@@ -5,8 +5,9 @@ After `until` iterations `kill` is called; as the command, a SIGTERM then goes t
 import ast
 import os
 import random
-import signal
+import subprocess
 import sys
+import time
 
 import numpy as np
 import torch
@@ -130,7 +131,14 @@ def train(work_dir, by_epoch=True, until=None, workers=0, ema=False, amp=False, 
     return runner
 
 
+def kill_group():
+    """A SIGTERM to all processes from another one, as a cluster's."""
+    command = f'import os, signal; os.killpg({os.getpgid(0)}, signal.SIGTERM)'
+    subprocess.run([sys.executable, '-c', command], start_new_session=True)
+    time.sleep(1)
+
+
 if __name__ == '__main__':
     torch.set_num_threads(1)
     options = {name: ast.literal_eval(value) for name, value in (word.split('=', 1) for word in sys.argv[2:])}
-    train(sys.argv[1], kill=lambda: os.killpg(0, signal.SIGTERM), **options)
+    train(sys.argv[1], kill=kill_group, **options)

@@ -205,9 +205,10 @@ def test_epochs_differ_from_each_other(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_to_all_processes_with_workers(tmp_path):
+@pytest.mark.parametrize('val', [True, False])
+def test_sigterm_to_all_processes_with_workers(tmp_path, val):
     """As a cluster sends it; workers, which get it too, live on until the last batch is there."""
-    command = [sys.executable, Path(__file__).with_name('random_training.py'), tmp_path, 'until=7', 'workers=2', 'val=False']
+    command = [sys.executable, Path(__file__).with_name('random_training.py'), tmp_path, 'until=7', 'workers=2', f'val={val}']
     process = subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=120)
     assert process.returncode == 143, process.stderr
     assert last(tmp_path)['meta']['iter'] == 7

@@ -170,3 +170,22 @@ def test_numbers_of_checkpoints_that_are_kept(tmp_path):
     assert names(tmp_path)[-2:] == ['epoch_2.pth', 'epoch_3.pth'] and len(names(tmp_path)) == 3
     train(tmp_path / 'all', checkpoint=dict(max_keep_ckpts=-1))
     assert names(tmp_path / 'all')[1:] == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']
+
+
+def test_checkpoints_in_another_folder(tmp_path):
+    """The hook's out_dir, to which MMEngine adds the work directory's name; also a remote one."""
+    train(tmp_path / 'work', checkpoint=dict(out_dir=str(tmp_path / 'out')))
+    assert newest_whole_checkpoint(str(tmp_path / 'work')) == str(tmp_path / 'out/work/epoch_3.pth')
+    cut(tmp_path / 'out/work/epoch_3.pth')
+    assert newest_whole_checkpoint(str(tmp_path / 'work')) == str(tmp_path / 'out/work/epoch_2.pth')
+    (tmp_path / 'work/last_checkpoint').write_text('s3://bucket/epoch_7.pth')
+    assert newest_whole_checkpoint(str(tmp_path / 'work')) == 's3://bucket/epoch_7.pth'
+
+
+def test_a_failed_resume_file_waits_for_its_interval(tmp_path, capfd):
+    disk = FullDisk(begin=1, end=9)
+    try:
+        train(tmp_path, val=False, hooks=disk.hooks, ballast=1, checkpoint=dict(resume_interval=3))
+    finally:
+        disk.restore()
+    assert ''.join(capfd.readouterr()).count('resume.pth cannot be saved') == 3  # after 3, 6 and 9 iterations

@@ -34,6 +34,9 @@ class CheckedCocoDataset(StopOrSkip, CocoDataset):
         ConfigError: If `metainfo.classes` are not categories of the file, in its order.
     """
 
+    api = COCO
+    images_go_too = False  # with a bad annotation
+
     def load_data_list(self):
         """Loads the annotations as `CocoDataset` does, after a look whether their file is there."""
         if is_local(self.ann_file, self.backend_args):
@@ -44,7 +47,7 @@ class CheckedCocoDataset(StopOrSkip, CocoDataset):
         """Reads the annotations: what `CocoDataset` calls, here with checks between parsing and indexing."""
         annotations = self._sound(coco_checks.read_annotations(local_path, self.ann_file))
         self.check_classes(annotations)
-        coco = COCO()
+        coco = self.api()
         coco.dataset = annotations
         coco.createIndex()
         coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
@@ -63,14 +66,14 @@ class CheckedCocoDataset(StopOrSkip, CocoDataset):
         """All faults of the annotations, and checks of the files, for `tools/misc/check_dataset.py`."""
         return check.coco_faults(self)
 
-    def _sound(self, annotations, with_images=False):
+    def _sound(self, annotations):
         """The annotations, or those without faults."""
         for fault in self.annotation_faults(annotations):
             if not self._skips():
                 raise DataError(fault.sentence)
             faults = list(self.annotation_faults(annotations))
             print_log(summary(faults), 'current', logging.WARNING)
-            return coco_checks.leave_out(annotations, faults, with_images)
+            return coco_checks.leave_out(annotations, faults, self.images_go_too)
         return annotations
 
     def filter_data(self):

@@ -9,7 +9,7 @@ from mmdet.registry import DATASETS, HOOKS, METRICS
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 
-from mmfocal.datasets import coco_checks, panoptic_checks
+from mmfocal.datasets import panoptic_checks
 from mmfocal.datasets.faults import is_local
 from mmfocal.errors import ConfigError, MissingFileError
 from .coco import CheckedCocoDataset
@@ -33,19 +33,12 @@ class CheckedCocoPanopticDataset(CheckedCocoDataset, CocoPanopticDataset):
             the file, or in another order.
     """
 
+    api = COCOPanoptic
+    images_go_too = True  # their PNG shows all segments
+
     def __init__(self, *args, **kwargs):
         _require_panopticapi(type(self).__name__)  # its pipeline needs it as well
         super().__init__(*args, **kwargs)
-
-    def COCOAPI(self, local_path):
-        """Reads the annotations: what `CocoDataset` calls, here with checks between parsing and indexing."""
-        annotations = self._sound(coco_checks.read_annotations(local_path, self.ann_file), with_images=True)
-        self.check_classes(annotations)
-        coco = COCOPanoptic()
-        coco.dataset = annotations
-        coco.createIndex()
-        coco.img_ann_map, coco.cat_img_map = coco.imgToAnns, coco.catToImgs
-        return coco
 
     def check_classes(self, annotations):
         """Refuses classes, things and stuff that are not those of the parsed annotation file, in its order."""

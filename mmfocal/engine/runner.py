@@ -160,19 +160,16 @@ class FocalRunner(Runner):
         self.write_note('last_checkpoint', join_path(out_dir, filename))
         return True
 
-    def save_to_resume(self, iteration: int) -> bool:
-        """Saves to `resume.pth` what is needed to go on in the midst of an epoch.
+    def save_to_resume(self, iteration: int) -> None:
+        """Saves to `resume.pth` what is needed to go on in the midst of an epoch, or logs why it cannot.
 
         Args:
             iteration (int): Finished iterations.
-
-        Returns:
-            bool: Whether it is saved.
         """
         hook = self._checkpoint_hook
         where = dict(file_client_args=hook.file_client_args, backend_args=hook.backend_args) if hook else {}
         out_dir = hook.out_dir if hook else self.work_dir
-        return self.try_to_save(out_dir, RESUME_FILE, meta=dict(epoch=self.epoch, iter=iteration), **where)
+        self.try_to_save(out_dir, RESUME_FILE, meta=dict(epoch=self.epoch, iter=iteration), **where)
 
     def write_note(self, name: str, text: str) -> None:
         """Writes a small file in the work directory, by the first process, or logs why it cannot."""

@@ -130,10 +130,7 @@ class SafeCheckpointHook(CheckpointHook):
         before = list(getattr(self, 'keep_ckpt_ids', ())), self.last_ckpt
         keep = [kept for kept in before[0] if kept != step] + [step]
         removed, keep = keep[:-self.max_keep_ckpts], keep[-self.max_keep_ckpts:]
-        if self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids.clear()
-            self.keep_ckpt_ids.extend(keep)
-            runner.message_hub.update_info('keep_ckpt_ids', keep)
+        self._set_kept(runner, keep)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
@@ -141,16 +138,18 @@ class SafeCheckpointHook(CheckpointHook):
             self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
             save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
         if not saved:
-            if self.max_keep_ckpts > 0:
-                self.keep_ckpt_ids.clear()
-                self.keep_ckpt_ids.extend(before[0])
-                runner.message_hub.update_info('keep_ckpt_ids', before[0])
+            self._set_kept(runner, before[0])
             self.last_ckpt = before[1]
         elif runner.rank == 0:
             old = [self.filename_tmpl.format(one) for one in removed] if self.max_keep_ckpts > 0 else []
             for path in (self.file_backend.join_path(self.out_dir, one) for one in (*old, RESUME_FILE)):
                 if self.file_backend.isfile(path):
                     self.file_backend.remove(path)
+
+    def _set_kept(self, runner, steps):
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids = steps
+            runner.message_hub.update_info('keep_ckpt_ids', steps)
 
     def _save_best_checkpoint(self, runner, metrics):
         hub, backend = runner.message_hub, self.file_backend

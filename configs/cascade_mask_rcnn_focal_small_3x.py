@@ -1,11 +1,11 @@
 _base_ = [
-    '_base_/cascade_mask_rcnn.py',
+    '_base_/models/cascade_mask_rcnn.py',
     '_base_/backbones/focal_small.py',
-    '_base_/coco_instance_ms_crop.py',
-    '_base_/schedule_3x.py',
-    '_base_/detection_runtime.py',
+    '_base_/datasets/coco_instance_ms_crop.py',
+    '_base_/schedules/schedule_3x.py',
+    '_base_/runtime/detection.py',
 ]
 
 model = dict(
-    backbone=dict(_base_.backbone, drop_path_rate=_base_.drop_path.schedule_3x),
-    neck=dict(in_channels=_base_.channels))
+    backbone=dict(_base_.backbone, drop_path_rate=_base_.drop_path.schedule_3x), neck=dict(in_channels=_base_.channels)
+)

@@ -1,11 +1,12 @@
 _base_ = [
-    '_base_/mask2former_panoptic.py',
+    '_base_/models/mask2former_panoptic.py',
     '_base_/backbones/focal_base.py',
-    '_base_/coco_panoptic_lsj.py',
-    '_base_/schedule_50e_mask2former.py',
-    '_base_/panoptic_runtime.py',
+    '_base_/datasets/coco_panoptic_lsj.py',
+    '_base_/schedules/schedule_50e_mask2former.py',
+    '_base_/runtime/panoptic.py',
 ]
 
 model = dict(
     backbone=dict(_base_.backbone, drop_path_rate=0.3),  # MMDetection's for Swin-T, -S and -B
-    panoptic_head=dict(in_channels=_base_.channels))
+    panoptic_head=dict(in_channels=_base_.channels),
+)

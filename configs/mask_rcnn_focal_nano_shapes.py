@@ -1,9 +1,9 @@
 _base_ = [
-    '_base_/mask_rcnn_nano.py',
+    '_base_/models/mask_rcnn_nano.py',
     '_base_/backbones/focal_nano.py',
-    '_base_/shapes_instance.py',
-    '_base_/schedule_shapes.py',
-    '_base_/detection_runtime.py',
+    '_base_/datasets/shapes_instance.py',
+    '_base_/schedules/schedule_shapes.py',
+    '_base_/runtime/detection.py',
 ]
 
 model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

@@ -1,9 +1,9 @@
 _base_ = [
-    '_base_/mask_rcnn.py',
+    '_base_/models/mask_rcnn.py',
     '_base_/backbones/pvt_small.py',
-    '_base_/coco_instance_ms_crop.py',
-    '_base_/schedule_3x_pvt.py',
-    '_base_/detection_runtime.py',
+    '_base_/datasets/coco_instance_ms_crop.py',
+    '_base_/schedules/schedule_3x_pvt.py',
+    '_base_/runtime/detection.py',
 ]
 
 model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

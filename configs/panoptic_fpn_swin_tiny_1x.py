@@ -1,11 +1,11 @@
 _base_ = [
-    '_base_/panoptic_fpn.py',
+    '_base_/models/panoptic_fpn.py',
     '_base_/backbones/swin_tiny.py',
-    '_base_/coco_panoptic.py',
-    '_base_/schedule_1x.py',
-    '_base_/panoptic_runtime.py',
+    '_base_/datasets/coco_panoptic.py',
+    '_base_/schedules/schedule_1x.py',
+    '_base_/runtime/panoptic.py',
 ]
 
 model = dict(
-    backbone=dict(_base_.backbone, drop_path_rate=_base_.drop_path.schedule_1x),
-    neck=dict(in_channels=_base_.channels))
+    backbone=dict(_base_.backbone, drop_path_rate=_base_.drop_path.schedule_1x), neck=dict(in_channels=_base_.channels)
+)

@@ -2,11 +2,11 @@
 #   --cfg-options model.bbox_head.loss_bbox_init.type=SmoothL1Loss model.bbox_head.loss_bbox_init.beta=0.11 model.bbox_head.loss_bbox_init.loss_weight=0.5
 #     model.bbox_head.loss_bbox_refine.type=SmoothL1Loss model.bbox_head.loss_bbox_refine.beta=0.11 model.bbox_head.loss_bbox_refine.loss_weight=1.0
 _base_ = [
-    '_base_/reppointsv2.py',
+    '_base_/models/reppointsv2.py',
     '_base_/backbones/r50.py',
-    '_base_/coco_detection.py',
-    '_base_/schedule_1x_sgd.py',
-    '_base_/detection_runtime.py',
+    '_base_/datasets/coco_detection.py',
+    '_base_/schedules/schedule_1x_sgd.py',
+    '_base_/runtime/detection.py',
 ]
 
 model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels[1:]))

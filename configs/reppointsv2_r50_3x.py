@@ -1,11 +1,11 @@
 # With the schedule of Swin-T and Focal-T, AdamW 1e-4: the Swin paper (section 4.2), where Table 5's ResNet-50 rows come from, trains both backbones
 # with the same settings. The released recipe, SGD 0.01 for 12 epochs, is reppointsv2_r50_1x.py.
 _base_ = [
-    '_base_/reppointsv2.py',
+    '_base_/models/reppointsv2.py',
     '_base_/backbones/r50.py',
-    '_base_/coco_detection_ms_crop.py',
-    '_base_/schedule_3x.py',
-    '_base_/detection_runtime.py',
+    '_base_/datasets/coco_detection_ms_crop.py',
+    '_base_/schedules/schedule_3x.py',
+    '_base_/runtime/detection.py',
 ]
 
 model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels[1:]))

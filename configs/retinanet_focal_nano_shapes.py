@@ -1,9 +1,9 @@
 _base_ = [
-    '_base_/retinanet_nano.py',
+    '_base_/models/retinanet_nano.py',
     '_base_/backbones/focal_nano.py',
-    '_base_/shapes_detection.py',
-    '_base_/schedule_shapes.py',
-    '_base_/detection_runtime.py',
+    '_base_/datasets/shapes_detection.py',
+    '_base_/schedules/schedule_shapes.py',
+    '_base_/runtime/detection.py',
 ]
 
 model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

@@ -1,9 +1,9 @@
 _base_ = [
-    '_base_/retinanet.py',
+    '_base_/models/retinanet.py',
     '_base_/backbones/r50.py',
-    '_base_/coco_detection.py',
-    '_base_/schedule_1x_sgd.py',
-    '_base_/detection_runtime.py',
+    '_base_/datasets/coco_detection.py',
+    '_base_/schedules/schedule_1x_sgd.py',
+    '_base_/runtime/detection.py',
 ]
 
 model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels[1:]))

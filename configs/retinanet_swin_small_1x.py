@@ -1,11 +1,12 @@
 _base_ = [
-    '_base_/retinanet.py',
+    '_base_/models/retinanet.py',
     '_base_/backbones/swin_small.py',
-    '_base_/coco_detection.py',
-    '_base_/schedule_1x.py',
-    '_base_/detection_runtime.py',
+    '_base_/datasets/coco_detection.py',
+    '_base_/schedules/schedule_1x.py',
+    '_base_/runtime/detection.py',
 ]
 
 model = dict(
     backbone=dict(_base_.backbone, drop_path_rate=_base_.drop_path.schedule_1x),
-    neck=dict(in_channels=_base_.channels[1:]))
+    neck=dict(in_channels=_base_.channels[1:]),
+)

@@ -1,12 +1,13 @@
 _base_ = [
-    '_base_/segformer.py',
+    '_base_/models/segformer.py',
     '_base_/backbones/focal_tiny.py',
-    '_base_/ade20k.py',
-    '_base_/schedule_160k_segformer.py',
-    '_base_/segmentation_runtime.py',
+    '_base_/datasets/ade20k.py',
+    '_base_/schedules/schedule_160k_segformer.py',
+    '_base_/runtime/segmentation.py',
 ]
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     backbone=dict(_base_.backbone, drop_path_rate=_base_.drop_path.segmentation),
-    decode_head=dict(in_channels=_base_.channels))
+    decode_head=dict(in_channels=_base_.channels),
+)

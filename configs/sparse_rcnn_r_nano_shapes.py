@@ -1,9 +1,9 @@
 _base_ = [
-    '_base_/sparse_rcnn_nano.py',
+    '_base_/models/sparse_rcnn_nano.py',
     '_base_/backbones/r_nano.py',
-    '_base_/shapes_detection.py',
-    '_base_/schedule_shapes_sparse_rcnn.py',
-    '_base_/detection_runtime.py',
+    '_base_/datasets/shapes_detection.py',
+    '_base_/schedules/schedule_shapes_sparse_rcnn.py',
+    '_base_/runtime/detection.py',
 ]
 
 model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

@@ -1,14 +1,15 @@
 # The released project's largest: weights from ImageNet-22K, 640 × 640 pixels.
 _base_ = [
-    '_base_/upernet_focal.py',
+    '_base_/models/upernet_focal.py',
     '_base_/backbones/focal_large.py',
-    '_base_/ade20k_640.py',
-    '_base_/schedule_160k.py',
-    '_base_/segmentation_runtime.py',
+    '_base_/datasets/ade20k_640.py',
+    '_base_/schedules/schedule_160k.py',
+    '_base_/runtime/segmentation.py',
 ]
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     backbone=dict(_base_.backbone, drop_path_rate=_base_.drop_path.segmentation),
     decode_head=dict(in_channels=_base_.channels),
-    auxiliary_head=dict(in_channels=_base_.channels[2]))
+    auxiliary_head=dict(in_channels=_base_.channels[2]),
+)

@@ -1,15 +1,16 @@
 # UPerNet for the generated shapes' label maps, with the backbone of the ATSS demo.
 _base_ = [
-    '_base_/upernet.py',
+    '_base_/models/upernet.py',
     '_base_/backbones/focal_nano.py',
-    '_base_/shapes_semantic.py',
-    '_base_/schedule_shapes_iterations.py',
-    '_base_/segmentation_runtime.py',
+    '_base_/datasets/shapes_semantic.py',
+    '_base_/schedules/schedule_shapes_iterations.py',
+    '_base_/runtime/segmentation.py',
 ]
 
-head = dict(channels=32, num_classes=5, dropout_ratio=0., norm_cfg=dict(type='GN', num_groups=8, requires_grad=True))
+head = dict(channels=32, num_classes=5, dropout_ratio=0.0, norm_cfg=dict(type='GN', num_groups=8, requires_grad=True))
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     backbone=dict(_base_.backbone, init_cfg=_base_.init_cfg),
     decode_head=dict(head, in_channels=_base_.channels, loss_decode=_base_.loss_decode),
-    auxiliary_head=dict(head, in_channels=_base_.channels[2]))
+    auxiliary_head=dict(head, in_channels=_base_.channels[2]),
+)

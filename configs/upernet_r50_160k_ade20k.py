@@ -1,13 +1,14 @@
 _base_ = [
-    '_base_/upernet.py',
+    '_base_/models/upernet.py',
     '_base_/backbones/seg_r50.py',
-    '_base_/ade20k.py',
-    '_base_/schedule_160k_sgd.py',
-    '_base_/segmentation_runtime.py',
+    '_base_/datasets/ade20k.py',
+    '_base_/schedules/schedule_160k_sgd.py',
+    '_base_/runtime/segmentation.py',
 ]
 
 model = dict(
     data_preprocessor=dict(size=_base_.crop_size),
     backbone=_base_.backbone,
     decode_head=dict(in_channels=_base_.channels),
-    auxiliary_head=dict(in_channels=_base_.channels[2]))
+    auxiliary_head=dict(in_channels=_base_.channels[2]),
+)

@@ -1,4 +1,5 @@
 """The set-up: what it says when something is missing, and what it chooses. Nothing big is installed here."""
+
 import fcntl
 import os
 import subprocess
@@ -28,14 +29,19 @@ def script(path, text):
 
 def run_install(folder, **variables):
     """Runs the set-up as `make` does, with these environment variables; returns the line it fails with."""
-    done = subprocess.run([sys.executable, ROOT / 'tools' / 'install' / 'install.py', '--venv', folder],
-                          env=os.environ | variables, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'install' / 'install.py', '--venv', folder],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     return line
 
 
 # What is missing.
+
 
 def test_no_compiler(tmp_path):
     line = run_install(tmp_path / 'venv', PATH=str(tmp_path), CXX='c++')
@@ -87,13 +93,18 @@ def test_no_package_index(tmp_path, monkeypatch):
     assert 'no package index answers' in line and str(tmp_path / 'venv' / 'mmfocal-install.log') in line
 
 
-@pytest.mark.parametrize('output, why', [
-    ('OSError: [Errno 28] No space left on device', 'the disk is full: '),
-    ('c++: fatal error: Killed signal terminated program cc1plus', 'MAX_JOBS=1'),
-    ('ERROR: x (from versions: 8)\nERROR: No matching distribution found for torch==9', 'found for torch==9'),
-    ('ERROR: x (from versions: none)\nERROR: No matching distribution found for torch==9', 'or none answers'),
-    ('a.cpp:1:2: error: bad thing\nninja: stopped\nerror: subprocess-exited-with-error', 'bad thing'),
-    ('first\nlast', 'last'), ('', 'it said nothing')])
+@pytest.mark.parametrize(
+    'output, why',
+    [
+        ('OSError: [Errno 28] No space left on device', 'the disk is full: '),
+        ('c++: fatal error: Killed signal terminated program cc1plus', 'MAX_JOBS=1'),
+        ('ERROR: x (from versions: 8)\nERROR: No matching distribution found for torch==9', 'found for torch==9'),
+        ('ERROR: x (from versions: none)\nERROR: No matching distribution found for torch==9', 'or none answers'),
+        ('a.cpp:1:2: error: bad thing\nninja: stopped\nerror: subprocess-exited-with-error', 'bad thing'),
+        ('first\nlast', 'last'),
+        ('', 'it said nothing'),
+    ],
+)
 def test_reason(output, why):
     assert why in checks.reason(output)
 
@@ -103,13 +114,15 @@ def test_two_set_ups_of_a_clone_wait_for_each_other(tmp_path):
     with open(script) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         command = [sys.executable, script, '--venv', tmp_path / 'venv']
-        second = subprocess.Popen(command, env={'CXX': 'absent'},
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        second = subprocess.Popen(
+            command, env={'CXX': 'absent'}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         assert second.stdout.readline() == 'waiting for another set-up of this clone\n'
     assert 'no C++17 compiler: `absent`' in second.communicate()[1]
 
 
 # The environment.
+
 
 def test_environment_that_cannot_serve(tmp_path):
     (tmp_path / 'full').mkdir()
@@ -151,13 +164,17 @@ def test_users_torch_stays(users_environment):
         install.set_up(env, '2.9.0')
 
 
-@pytest.mark.parametrize('present, wish, state, spec', [
-    (None, '', {'default': True}, install.PINS['torch']),
-    (None, '2.8.0', {'default': False}, 'torch==2.8.0'),
-    (None, 'torch<2.9 --index-url URL', {'default': False}, 'torch<2.9 --index-url URL'),
-    ('2.8.0', 'torch<2.9 --index-url URL', {'default': False, 'torch': 'torch<2.9 --index-url URL'}, None),
-    ('2.8.0', '', {'default': False, 'torch': 'torch==2.8.0'}, None),
-    ('2.1.0', '', {'default': True, 'torch': 'torch==2.1.0'}, install.PINS['torch'])])
+@pytest.mark.parametrize(
+    'present, wish, state, spec',
+    [
+        (None, '', {'default': True}, install.PINS['torch']),
+        (None, '2.8.0', {'default': False}, 'torch==2.8.0'),
+        (None, 'torch<2.9 --index-url URL', {'default': False}, 'torch<2.9 --index-url URL'),
+        ('2.8.0', 'torch<2.9 --index-url URL', {'default': False, 'torch': 'torch<2.9 --index-url URL'}, None),
+        ('2.8.0', '', {'default': False, 'torch': 'torch==2.8.0'}, None),
+        ('2.1.0', '', {'default': True, 'torch': 'torch==2.1.0'}, install.PINS['torch']),
+    ],
+)
 def test_choose_torch(present, wish, state, spec):
     assert install.choose_torch(present, wish, state) == spec
 
@@ -168,7 +185,10 @@ def test_default_environment_gets_the_pins():
     pins = [line for name, line in install.PINS.items() if name not in ('torch', 'mmcv')]
     assert install.wanted(env) == [install.PINS['torch'] + '+cpu', *pins]
     versions['triton'] = '3.5.0'  # which that torch brought
-    assert install.wanted(env) == [install.PINS['torch'] + '+cpu', *(line for line in pins if not line.startswith('triton'))]
+    assert install.wanted(env) == [
+        install.PINS['torch'] + '+cpu',
+        *(line for line in pins if not line.startswith('triton')),
+    ]
 
 
 def test_nothing_is_done_twice(users_environment, capsys):
@@ -181,10 +201,12 @@ def test_nothing_is_done_twice(users_environment, capsys):
 
 def test_pip_shows_progress_and_keeps_all_output(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(environment, 'HEARTBEAT', 0.2)
-    script(tmp_path / 'bin' / 'python',
-           'case "$*" in *version_info*) echo 3.11;;\n'
-           '*failing*) echo "error: oh"; exit 1;; *killed*) kill -9 $$;;\n'
-           '*) echo "  [5/77] c++ x.cpp"; sleep 1; echo "  [77/77] c++ y.cpp";; esac')
+    script(
+        tmp_path / 'bin' / 'python',
+        'case "$*" in *version_info*) echo 3.11;;\n'
+        '*failing*) echo "error: oh"; exit 1;; *killed*) kill -9 $$;;\n'
+        '*) echo "  [5/77] c++ x.cpp"; sleep 1; echo "  [77/77] c++ y.cpp";; esac',
+    )
     env = environment.Environment(tmp_path)
     env.pip('compiling', 'wheel')
     assert 'compiling: 5 of 77 files, 0 min 0' in capsys.readouterr().out
@@ -218,12 +240,17 @@ def test_opencv_without_windows_where_libgl_is_missing(capsys):
 
 # MMCV's operators.
 
-@pytest.mark.parametrize('gpus, cuda, nvcc, ops, why', [
-    ([], None, '', 'cpu', ''),
-    ([], '13.0', 'Cuda compilation tools, release 13.0, V13.0.48', 'cpu', ''),
-    (['9.0'], '13.0', 'Cuda compilation tools, release 13.1, V13.1.48', 'cuda-13.0-sm-9.0', ''),
-    (['9.0'], '13.0', '', 'cpu', 'there is no nvcc: MMCV gets CPU operators only'),
-    (['9.0'], '13.0', 'Cuda compilation tools, release 12.8, V12.8.61', 'cpu', 'nvcc is that of CUDA 12:')])
+
+@pytest.mark.parametrize(
+    'gpus, cuda, nvcc, ops, why',
+    [
+        ([], None, '', 'cpu', ''),
+        ([], '13.0', 'Cuda compilation tools, release 13.0, V13.0.48', 'cpu', ''),
+        (['9.0'], '13.0', 'Cuda compilation tools, release 13.1, V13.1.48', 'cuda-13.0-sm-9.0', ''),
+        (['9.0'], '13.0', '', 'cpu', 'there is no nvcc: MMCV gets CPU operators only'),
+        (['9.0'], '13.0', 'Cuda compilation tools, release 12.8, V12.8.61', 'cpu', 'nvcc is that of CUDA 12:'),
+    ],
+)
 def test_choose_ops(gpus, cuda, nvcc, ops, why):
     chosen, said = mmcv_ops.choose_ops(gpus, cuda, nvcc)
     assert chosen == ops and why in said and bool(said) == bool(why)
@@ -251,8 +278,13 @@ def mmcv(tmp_path, monkeypatch):
 
     def set_up(torch):
         state = {}
-        env = SimpleNamespace(packages=lambda: {'torch': torch}, python=sys.executable, state=state,
-                              note=state.update, ask=lambda code: (0, 'cpython-311', ''))
+        env = SimpleNamespace(
+            packages=lambda: {'torch': torch},
+            python=sys.executable,
+            state=state,
+            note=state.update,
+            ask=lambda code: (0, 'cpython-311', ''),
+        )
         mmcv_ops.install_mmcv(env, 'mmcv==2.1.0')
         return state['mmcv']
 

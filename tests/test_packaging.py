@@ -1,4 +1,5 @@
 """The Makefile, the package and its requirements."""
+
 import os
 import shutil
 import subprocess
@@ -66,7 +67,11 @@ def test_package_builds(tmp_path):
         shutil.copy(ROOT / name, clone)
     (clone / 'mmfocal' / 'some.yaml').touch()
     files = {path.relative_to(clone) for path in (clone / 'mmfocal').rglob('*.*') if '.mim' not in path.parts}
-    files |= {Path('mmfocal/.mim', path.relative_to(clone)) for name in ('configs', 'tools') for path in (clone / name).rglob('*.*')}
+    files |= {
+        Path('mmfocal/.mim', path.relative_to(clone))
+        for name in ('configs', 'tools')
+        for path in (clone / name).rglob('*.*')
+    }
     files |= {Path('mmfocal/.mim'), Path('mmfocal/.mim/model-index.yml')}  # links in the repository, files in a package
     pip = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation']
     subprocess.run([*pip, '-w', tmp_path, clone], check=True)
@@ -77,9 +82,14 @@ def test_package_builds(tmp_path):
     (metadata,) = out.glob('*.dist-info/METADATA')
     lines = metadata.read_text().splitlines()
     assert 'Requires-Python: <3.13,>=3.11' in lines
-    needs = {extra: {Requirement(line[15:].split(';')[0]) for line in lines
-                     if line.startswith('Requires-Dist: ') and line.endswith(end)}
-             for extra, end in (('mmdet', '"mmdet"'), ('mmseg', '"mmseg"'), ('all', '"all"'), ('', ''))}
+    needs = {
+        extra: {
+            Requirement(line[15:].split(';')[0])
+            for line in lines
+            if line.startswith('Requires-Dist: ') and line.endswith(end)
+        }
+        for extra, end in (('mmdet', '"mmdet"'), ('mmseg', '"mmseg"'), ('all', '"all"'), ('', ''))
+    }
     assert needs[''] >= set(requirements('runtime').values())
     assert needs['mmdet'] | needs['mmseg'] == set(requirements('mminstall').values())
     files = 'mminstall', 'tests', 'optional'

@@ -1,4 +1,5 @@
 """Trains a small detector on generated shapes, tells its box AP and draws what it found: the whole way in minutes, on a CPU."""
+
 import argparse
 import os
 import sys
@@ -33,13 +34,17 @@ def main():
     start = time.time()
     shapes = os.environ['SHAPES_ROOT']
     made = make_shapes(shapes, num_train=NUM_TRAIN, num_val=NUM_VAL, seed=0, size=(128, 136))
-    print(f'{shapes}: {NUM_TRAIN} training and {NUM_VAL} held-out images', 'drawn' if made else 'are there already', flush=True)
+    print(
+        f'{shapes}: {NUM_TRAIN} training and {NUM_VAL} held-out images',
+        'drawn' if made else 'are there already',
+        flush=True,
+    )
     cfg = Config.fromfile(CONFIG)
     cfg.update(work_dir=args.work_dir, randomness=dict(seed=args.seed), runner_type='FocalRunner')
     runner = RUNNERS.build(cfg)
     runner.train()
     scalar = runner.message_hub.log_scalars.get('val/coco/bbox_mAP')
-    average_precision = scalar.current() if scalar else 0.  # none where nothing at all was detected
+    average_precision = scalar.current() if scalar else 0.0  # none where nothing at all was detected
     sheet = draw(runner, Path(args.work_dir) / 'pictures')
     checkpoint = Path(args.work_dir, 'last_checkpoint').read_text()
     python = Path(sys.executable)
@@ -73,16 +78,20 @@ def draw(runner: Runner, folder: Path, count: int = 12, score_thr: float = 0.3) 
     pictures = []
     for i in range(count):
         data = dataset[i]
-        image = cv2.resize(data['inputs'].permute(1, 2, 0).numpy(), None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
+        image = cv2.resize(
+            data['inputs'].permute(1, 2, 0).numpy(), None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC
+        )
         with torch.no_grad():
-            sample = runner.model.test_step(dict(inputs=[data['inputs']], data_samples=[deepcopy(data['data_samples'])]))[0]
+            sample = runner.model.test_step(
+                dict(inputs=[data['inputs']], data_samples=[deepcopy(data['data_samples'])])
+            )[0]
         for instances in (sample.gt_instances, sample.pred_instances):
             instances.bboxes = instances.bboxes * SCALE
         path = folder / f'{Path(sample.img_path).stem}.png'
         visualizer.add_datasample('demo', image[..., ::-1], sample, pred_score_thr=score_thr, out_file=str(path))
         both = cv2.imread(str(path))  # ground truth and predictions, edge to edge
         gap = np.full((both.shape[0], 6, 3), 255, np.uint8)
-        pictures.append(np.hstack([both[:, :image.shape[1]], gap, both[:, image.shape[1]:]]))
+        pictures.append(np.hstack([both[:, : image.shape[1]], gap, both[:, image.shape[1] :]]))
     return contact_sheet(pictures, folder / 'contact_sheet.jpg')
 
 
@@ -93,7 +102,7 @@ def contact_sheet(pictures, path, columns=3, margin=24):
     sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
     for i, picture in enumerate(pictures):
         y, x = i // columns * height, i % columns * width
-        sheet[y:y + picture.shape[0], x:x + picture.shape[1]] = picture
+        sheet[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
     cv2.imwrite(str(path), sheet)
     return path
 

@@ -1,4 +1,5 @@
 """PyTorch's torchrun, which ends with the code of the process that failed first, or of the signal that ended it (SIGTERM: 143)."""
+
 import sys
 
 from torch.distributed import run

@@ -1,4 +1,5 @@
 """Tests a detector or segmentor: tools/test.py CONFIG CHECKPOINT."""
+
 import argparse
 from pathlib import Path
 
@@ -43,6 +44,7 @@ def main():
     runner = RUNNERS.build(cfg)
     if args.out and not segmentation:
         from mmdet.evaluation import DumpDetResults
+
         metric = DumpDetResults if cfg.default_scope == 'mmdet' else DumpResults
         runner.test_evaluator.metrics.append(metric(out_file_path=args.out))
     runner.test()
@@ -70,7 +72,7 @@ def enable_tta(cfg, args, segmentation):
     if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
         raise ConfigError(f'--tta needs tta_model and tta_pipeline, which {args.config} does not have')
     if not segmentation and cfg.model.get('roi_head', {}).get('mask_head'):
-        print('--tta: boxes only, since MMDetection merges no masks; the mask head\'s weights stay unused')
+        print("--tta: boxes only, since MMDetection merges no masks; the mask head's weights stay unused")
         cfg.model.roi_head.mask_head = None
         for evaluator in evaluators(cfg):
             if 'segm' in evaluator.get('metric', ()):

@@ -1,4 +1,5 @@
 """Trains a detector or segmentor: tools/train.py CONFIG."""
+
 import argparse
 
 from mmengine.registry import RUNNERS
@@ -12,10 +13,17 @@ from mmfocal.errors import ConfigError
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on from this checkpoint, or from the latest in the work directory')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or from the latest in the work directory',
+    )
     parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the actual total batch size')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate to the actual total batch size'
+    )
     add_arguments(parser)
     return parser.parse_args()
 

@@ -1,4 +1,4 @@
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import Hook
@@ -28,7 +28,7 @@ class BadDataHook(Hook):
         self.skipped = []
         self.told = []
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Optional[Any] = None) -> None:
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any | None = None) -> None:
         if isinstance(data_batch, dict):
             for sample in data_batch.get('data_samples') or ():
                 self.skipped += sample.get('skipped', ()) if hasattr(sample, 'metainfo') else ()
@@ -48,7 +48,7 @@ class BadDataHook(Hook):
                 self.told.append(sentence)
                 runner.logger.warning(f"bad_data='skip': another sample takes the place of {sentence}")
                 if len(self.told) == TOLD:
-                    runner.logger.warning('Others are only counted; tools/misc/check_dataset.py --images lists all.')
+                    runner.logger.warning('Others are only counted; tools/check_dataset.py --images lists all.')
         count = runner.message_hub.get_info('bad_samples', 0) + len(sentences)
         runner.message_hub.update_info('bad_samples', count)  # which checkpoints keep
         runner.message_hub.update_scalar('train/bad_samples', count)

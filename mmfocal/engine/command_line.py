@@ -1,4 +1,5 @@
 """What tools/train.py and tools/test.py share."""
+
 import argparse
 import errno
 import logging
@@ -11,7 +12,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Optional, Union
 
 import torch
 from mmengine.config import Config, DictAction
@@ -22,9 +22,15 @@ from mmfocal.errors import ConfigError, MissingFileError, UserError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that training and testing have in common, as in MMDetection."""
-    parser.add_argument('--work-dir', help='where logs and checkpoints go; default: work_dirs/ and the config\'s name')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
-                        help='override settings of the config, e.g. train_dataloader.batch_size=4 or key="[a,b]"')
+    parser.add_argument('--work-dir', help="where logs and checkpoints go; default: work_dirs/ and the config's name")
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. train_dataloader.batch_size=4 or key="[a,b]"',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
@@ -53,7 +59,7 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Config:
+def read_config(path: str | Path, options: dict | None = None) -> Config:
     """Reads a config.
 
     Args:
@@ -75,7 +81,9 @@ def read_config(path: Union[str, Path], options: Optional[dict] = None) -> Confi
         if 'os.environ' not in str(error):
             raise
         name = str(error).split('`')[1]
-        raise ConfigError(f'{path} reads the environment variable {name}, which is empty: set it, or unset it for the default')
+        raise ConfigError(
+            f'{path} reads the environment variable {name}, which is empty: set it, or unset it for the default'
+        )
     cfg.merge_from_dict(options or {})
     missing = [package for name, package in _packages(cfg).items() if not find_spec(name)]
     if missing:
@@ -140,7 +148,7 @@ def one_sentence_errors():
         raise SystemExit(1)
 
 
-def _sentence(error: Exception) -> Optional[str]:
+def _sentence(error: Exception) -> str | None:
     """What is wrong and what to do, or None if only a traceback tells."""
     text = str(error)
     in_worker = '\nOriginal Traceback' in text  # PyTorch's way to pass on an error of a data loader's worker
@@ -156,8 +164,10 @@ def _sentence(error: Exception) -> Optional[str]:
     is_semaphore = isinstance(error, OSError) and frames[-1].filename.endswith('multiprocessing/synchronize.py')
     if 'shared memory' in story or is_semaphore:
         size = shutil.disk_usage('/dev/shm').total if os.path.isdir('/dev/shm') else 0
-        return (f'/dev/shm ({size / 2**20:.0f} MiB), by which the workers of data loaders hand over what they read, is full or cannot '
-                f'be written: enlarge it (docker run --shm-size=8g; mount -o remount,size=8g /dev/shm), or have {_FEWER}')
+        return (
+            f'/dev/shm ({size / 2**20:.0f} MiB), by which the workers of data loaders hand over what they read, is full or cannot '
+            f'be written: enlarge it (docker run --shm-size=8g; mount -o remount,size=8g /dev/shm), or have {_FEWER}'
+        )
     is_memory = isinstance(error, MemoryError) or "can't allocate memory" in text
     if 'is killed by signal: Killed' in story or in_worker and is_memory:
         return f'a worker of a data loader was killed, or found no memory, as there is too little of it: have {_FEWER}'
@@ -172,5 +182,7 @@ def _sentence(error: Exception) -> Optional[str]:
 
 
 _DISK = (((errno.ENOSPC, errno.EDQUOT), 'make room there'), ((errno.EROFS, errno.EACCES, errno.EPERM), 'allow it'))
-_FEWER = ('fewer: train_dataloader.num_workers=1 and val_dataloader.num_workers=1; 0, with persistent_workers=False, reads '
-          'in the training process itself')
+_FEWER = (
+    'fewer: train_dataloader.num_workers=1 and val_dataloader.num_workers=1; 0, with persistent_workers=False, reads '
+    'in the training process itself'
+)

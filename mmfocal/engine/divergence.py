@@ -1,4 +1,4 @@
-from typing import Callable, Optional
+from collections.abc import Callable
 
 import torch
 from mmengine.dist import all_gather_object, all_reduce
@@ -25,7 +25,7 @@ class DivergenceHook(Hook):
             steps that overflow.
     """
 
-    def __init__(self, skip: Optional[int] = None):
+    def __init__(self, skip: int | None = None):
         self.skip = skip
         self.in_a_row = 0
         self.batches = []  # losses and images of each batch since the last step, several with accumulation
@@ -50,15 +50,19 @@ class DivergenceHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         for name, _ in model.named_parameters():
             if not checkpoint['state_dict'][name].isfinite().all():
-                raise DivergenceError(f'the weight {name} is not finite: it was not saved, and earlier '
-                                      f'checkpoints are as before; {_ADVICE}')
+                raise DivergenceError(
+                    f'the weight {name} is not finite: it was not saved, and earlier '
+                    f'checkpoints are as before; {_ADVICE}'
+                )
 
     def _remember(self, model: nn.Module, args: tuple, inputs: dict, losses: dict) -> None:
         if model.training and inputs.get('mode') == 'loss':
-            losses = {name: [value] if isinstance(value, Tensor) else value
-                      for name, value in losses.items() if 'loss' in name}  # those that BaseModel adds up
-            losses = {name: sum(part.detach().float().mean() for part in parts)
-                      for name, parts in losses.items()}
+            losses = {
+                name: [value] if isinstance(value, Tensor) else value
+                for name, value in losses.items()
+                if 'loss' in name
+            }  # those that BaseModel adds up
+            losses = {name: sum(part.detach().float().mean() for part in parts) for name, parts in losses.items()}
             images = [sample.metainfo for sample in inputs.get('data_samples') or ()]
             self.batches.append((losses, [_image(metainfo) for metainfo in images]))
 
@@ -85,8 +89,9 @@ class DivergenceHook(Hook):
         what = self._describe(model)
         if self.in_a_row >= self.skip:
             skipped = f' and the {self.in_a_row} steps before it were skipped' if self.in_a_row else ''
-            raise DivergenceError(f'iteration {runner.iter + 1}: {what}{skipped}; it is in no weight and no '
-                                  f'checkpoint; {_ADVICE}')
+            raise DivergenceError(
+                f'iteration {runner.iter + 1}: {what}{skipped}; it is in no weight and no checkpoint; {_ADVICE}'
+            )
         self.in_a_row += 1
         hub, name = runner.message_hub, 'train/skipped_steps'
         total = 1 + (hub.get_scalar(name).current() if name in hub.log_scalars else 0)
@@ -94,8 +99,10 @@ class DivergenceHook(Hook):
         runner.logger.warning(f'iteration {runner.iter + 1}: {what}; no step was taken, {total} so far')
 
     def _describe(self, model: nn.Module) -> str:
-        batches = [({name: loss.item() for name, loss in losses.items() if not loss.isfinite()}, images)
-                   for losses, images in self.batches]
+        batches = [
+            ({name: loss.item() for name, loss in losses.items() if not loss.isfinite()}, images)
+            for losses, images in self.batches
+        ]
         weights = [name for name, weight in model.named_parameters() if not _is_finite(weight.grad)]
         parts = all_gather_object((batches, weights))  # so that all processes say the same
         batches = [batch for part, _ in parts for batch in part]
@@ -118,7 +125,7 @@ class DivergenceHook(Hook):
 _ADVICE = 'lower optim_wrapper.optimizer.lr, warm up longer, or look at the images, and go on with --resume'
 
 
-def _is_finite(gradient: Optional[Tensor]) -> bool:
+def _is_finite(gradient: Tensor | None) -> bool:
     """Of a gradient whose norm overflows, False."""
     if isinstance(gradient, DTensor):
         gradient = gradient.to_local()

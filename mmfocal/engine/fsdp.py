@@ -1,4 +1,5 @@
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.optim import OptimWrapper
@@ -27,14 +28,15 @@ def shard_model(model: nn.Module, units: Sequence[str]) -> None:
     absent = set(units) - {type(module).__name__ for module in parts}
     if absent or not parts:
         absent = ' and no '.join(sorted(absent)) or 'unit'
-        raise ConfigError(f'fsdp_units={list(units)}: the model has no {absent}; '
-                          'name classes of its blocks, as FocalBlock')
+        raise ConfigError(
+            f'fsdp_units={list(units)}: the model has no {absent}; name classes of its blocks, as FocalBlock'
+        )
     shapes = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.dim() == 0:  # FSDP takes none; a vector of one element broadcasts alike
                 setattr(module, name, nn.Parameter(parameter.detach().reshape(1), parameter.requires_grad))
-    mesh = init_device_mesh(next(model.parameters()).device.type, (torch.distributed.get_world_size(), ))
+    mesh = init_device_mesh(next(model.parameters()).device.type, (torch.distributed.get_world_size(),))
     for module in (*parts, model):
         fully_shard(module, mesh=mesh)
 
@@ -65,8 +67,9 @@ def shard_optimizer(optim_wrapper: OptimWrapper) -> None:
 
     def convert(state_dict, conversion):
         state = {
-            index: {name: value if name == 'step' else conversion(value, shards[index])
-                    for name, value in values.items()}
+            index: {
+                name: value if name == 'step' else conversion(value, shards[index]) for name, value in values.items()
+            }
             for index, values in state_dict['state'].items()
         }
         return {**state_dict, 'state': state}

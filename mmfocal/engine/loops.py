@@ -4,13 +4,14 @@ What is random in a batch depends on the seed, the epoch and the batch's place i
 seed and the iteration's number. So there is no random state to be saved, batches before the first one need not be read
 again, and neither the number of workers nor validations change what is trained.
 """
+
 import os
 import os.path as osp
 import random
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Iterator, List, Optional
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ class _ResumableLoop:
       validation it ends at once, since before one the state is saved.
     - A validation that did not end is done first after resuming.
     """
+
     endless: bool
 
     def __init__(self, runner, dataloader, *args, **kwargs):
@@ -117,7 +119,9 @@ class _ResumableLoop:
         seed_all(self.runner.seed, get_rank(), self._iter)
         self.runner.val_loop.run()
         self.is_validating = False
-        if self.runner.saves_checkpoints() and any(getattr(one, 'need_val_args', False) for one in self.runner.param_schedulers or ()):
+        if self.runner.saves_checkpoints() and any(
+            getattr(one, 'need_val_args', False) for one in self.runner.param_schedulers or ()
+        ):
             self.runner.save_to_resume(self._iter)  # a schedule has seen the metrics
         self.runner.write_note(VALIDATED, str(self._iter))
 
@@ -149,6 +153,7 @@ class _ResumableLoop:
 @LOOPS.register_module()
 class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
     """MMEngine's `EpochBasedTrainLoop`, with the same arguments; `FocalRunner` takes it in place of that one."""
+
     endless = False
 
     def _run(self):
@@ -176,6 +181,7 @@ class ResumableEpochLoop(_ResumableLoop, EpochBasedTrainLoop):
 @LOOPS.register_module()
 class ResumableIterLoop(_ResumableLoop, IterBasedTrainLoop):
     """MMEngine's `IterBasedTrainLoop`, with the same arguments; `FocalRunner` takes it in place of that one."""
+
     endless = True
 
     def _run(self):
@@ -207,10 +213,23 @@ class ResumableLoader(DataLoader):
     def __init__(self, loader: DataLoader, runner, endless: bool):
         if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
             raise ConfigError('train_dataloader: training needs a data set with indices and a batch_size')
-        kept = ('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'multiprocessing_context', 'generator', 'prefetch_factor',
-                'persistent_workers', 'pin_memory_device')
-        super().__init__(SeededDataset(loader.dataset), batch_sampler=SeededBatches(loader.batch_sampler, runner, endless),
-                         worker_init_fn=_InitWorker(loader.worker_init_fn), **{name: getattr(loader, name) for name in kept})
+        kept = (
+            'num_workers',
+            'collate_fn',
+            'pin_memory',
+            'timeout',
+            'multiprocessing_context',
+            'generator',
+            'prefetch_factor',
+            'persistent_workers',
+            'pin_memory_device',
+        )
+        super().__init__(
+            SeededDataset(loader.dataset),
+            batch_sampler=SeededBatches(loader.batch_sampler, runner, endless),
+            worker_init_fn=_InitWorker(loader.worker_init_fn),
+            **{name: getattr(loader, name) for name in kept},
+        )
 
     def __iter__(self):
         self.running = super().__iter__()  # with the first batch: before, nobody knows which it is
@@ -224,6 +243,7 @@ class ResumableLoader(DataLoader):
 
 class SeededIndex(int):
     """An index of a data set with the numbers that seed its sample's augmentation."""
+
     key: tuple
 
 
@@ -263,7 +283,7 @@ class SeededBatches:
         """Says with which epoch, and with which batch of it, the next iteration begins."""
         self.epoch, self.first = epoch, first
 
-    def __iter__(self) -> Iterator[List[SeededIndex]]:
+    def __iter__(self) -> Iterator[list[SeededIndex]]:
         number, first, self.first = 0, self.first, 0
         for epoch in range(self.epoch, 2**31 if self.endless else self.epoch + 1):
             seed_all(self.seed, epoch)  # for samplers without a seed of their own
@@ -315,7 +335,7 @@ class SeededDataset(Dataset):
 class _InitWorker:
     """Lets a worker outlive a signal that a cluster sends to all processes, as long as the training needs to save."""
 
-    def __init__(self, init: Optional[callable]):
+    def __init__(self, init: Callable | None):
         self.init = init
 
     def __call__(self, worker_id: int) -> None:

@@ -1,9 +1,10 @@
 import os
 import re
 import signal
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.queues import Queue
-from typing import Any, Iterator, Sequence, Union
+from typing import Any
 
 import torch
 from mmengine.device import get_device
@@ -13,14 +14,19 @@ from torch.utils.data import get_worker_info
 from mmfocal.errors import OutOfMemoryError
 
 # The words of CUDA, cuBLAS, cuDNN, and of PyTorch's allocators on the CPU, all in RuntimeErrors.
-_WORDS = re.compile(r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|std::bad_alloc|"
-                    r'could not create a memory', re.IGNORECASE)
-_SIZE = re.compile(r'[Tt]ried to allocate ([\d.]+ ?[KMGT]iB|\d+ bytes)|'
-                   r'Unable to allocate ([\d.]+ [KMGTP]?iB)')
+_WORDS = re.compile(
+    r"out of memory|ALLOC_FAILED|can't allocate memory|not enough memory|std::bad_alloc|"
+    r'could not create a memory',
+    re.IGNORECASE,
+)
+_SIZE = re.compile(
+    r'[Tt]ried to allocate ([\d.]+ ?[KMGT]iB|\d+ bytes)|'
+    r'Unable to allocate ([\d.]+ [KMGTP]?iB)'
+)
 
 
 @contextmanager
-def explain_out_of_memory(runner: Runner, data_batch: Union[dict, Sequence[Any]]) -> Iterator[None]:
+def explain_out_of_memory(runner: Runner, data_batch: dict | Sequence[Any]) -> Iterator[None]:
     """Says which images were in flight, and what to change, when a step runs out of memory.
 
     Args:
@@ -47,8 +53,7 @@ def _explain(runner, data_batch, message):
     if asked.endswith(' bytes'):
         asked = f'{int(asked[:-6]) / 2**30:.1f} GiB'
     asked = f' ({asked} more were asked for)' if asked else ''
-    return (f'{where}: the {device} is out of memory{asked} with {_images(data_batch)}; '
-            f'{_advice(runner, training)}')
+    return f'{where}: the {device} is out of memory{asked} with {_images(data_batch)}; {_advice(runner, training)}'
 
 
 def _images(data_batch) -> str:
@@ -65,15 +70,13 @@ def _images(data_batch) -> str:
 
 def _advice(runner, training) -> str:
     if not training:
-        return ('make test_dataloader.batch_size or val_dataloader.batch_size smaller, or the images of its '
-                'pipeline')
+        return 'make test_dataloader.batch_size or val_dataloader.batch_size smaller, or the images of its pipeline'
     cfg, advice = runner.cfg, []
     backbone = cfg.get('model', {}).get('backbone', {})
     if backbone and not backbone.get('with_cp'):
         advice.append('set model.backbone.with_cp=True')
     if runner.train_dataloader.batch_size != 1:
-        advice.append('make train_dataloader.batch_size smaller, with as many more '
-                      'optim_wrapper.accumulative_counts')
+        advice.append('make train_dataloader.batch_size smaller, with as many more optim_wrapper.accumulative_counts')
     if get_device() == 'cuda' and not getattr(runner.optim_wrapper, 'cast_dtype', None):
         advice.append('train with --amp')
     advice.append('make the images of train_pipeline smaller')

@@ -3,7 +3,6 @@ import os
 import os.path as osp
 import subprocess
 from functools import cached_property
-from typing import Optional
 
 import torch
 from mmengine.device import get_device
@@ -19,7 +18,7 @@ from mmengine.visualization import Visualizer
 from torch import distributed, nn
 from torch.distributed.fsdp import FSDPModule
 
-import mmfocal.checkpoints  # noqa: F401  its loaders take the place of MMEngine's
+import mmfocal.weights  # noqa: F401  its loaders take the place of MMEngine's
 from mmfocal.engine.fsdp import shard_model, shard_optimizer
 from mmfocal.engine.saving import RESUME_FILE, WholeFilesBackend, newest_whole_checkpoint
 from mmfocal.errors import CheckpointError, ConfigError, SavingError
@@ -63,7 +62,8 @@ class FocalRunner(Runner):
                 type='MMDistributedDataParallel',
                 device_ids=None,
                 broadcast_buffers=False,
-                find_unused_parameters=self.cfg.get('find_unused_parameters', False)) | (model_wrapper_cfg or {})
+                find_unused_parameters=self.cfg.get('find_unused_parameters', False),
+            ) | (model_wrapper_cfg or {})
         if self.distributed and self.cfg.get('fsdp_units'):
             return model.to(get_device())  # `train` shards it; testing needs no gradients to be shared
         return super().wrap_model(model_wrapper_cfg, model)
@@ -89,8 +89,8 @@ class FocalRunner(Runner):
             auto_scale_lr = dict(auto_scale_lr, base_batch_size=base)
         super().scale_lr(optim_wrapper, auto_scale_lr)
 
-    saved_iter: Optional[int] = None  # iterations in the last checkpoint that this run has saved to be resumed
-    unsaved: Optional[str] = None  # why the one after it could not be saved
+    saved_iter: int | None = None  # iterations in the last checkpoint that this run has saved to be resumed
+    unsaved: str | None = None  # why the one after it could not be saved
 
     def build_train_loop(self, loop: dict) -> BaseLoop:
         """As MMEngine's, with the loops that resume exactly in place of its own."""
@@ -110,9 +110,17 @@ class FocalRunner(Runner):
             backend.add_scalars = _reports_disk_errors(backend.add_scalars)
         return visualizer
 
-    def save_checkpoint(self, out_dir: str, filename: str, file_client_args: dict = None, save_optimizer: bool = True,
-                        save_param_scheduler: bool = True, meta: dict = None, by_epoch: bool = True,
-                        backend_args: dict = None) -> None:
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: dict = None,
+        save_optimizer: bool = True,
+        save_param_scheduler: bool = True,
+        meta: dict = None,
+        by_epoch: bool = True,
+        backend_args: dict = None,
+    ) -> None:
         """As MMEngine's; a local file is whole or not there.
 
         Raises:
@@ -127,8 +135,9 @@ class FocalRunner(Runner):
             backend_args = dict(backend='whole_files')
         failure = [None]
         try:
-            super().save_checkpoint(out_dir, filename, file_client_args, save_optimizer, save_param_scheduler, meta, by_epoch,
-                                    backend_args)
+            super().save_checkpoint(
+                out_dir, filename, file_client_args, save_optimizer, save_param_scheduler, meta, by_epoch, backend_args
+            )
         except SavingError as error:
             failure = [str(error)]
         if isinstance(self.model, FSDPModule) and not is_main_process():  # the first gathers the others' shards
@@ -188,11 +197,11 @@ class FocalRunner(Runner):
         return not self.distributed or self.optim_wrapper.should_update()
 
     @property
-    def _checkpoint_hook(self) -> Optional[CheckpointHook]:
+    def _checkpoint_hook(self) -> CheckpointHook | None:
         return next((hook for hook in self.hooks if isinstance(hook, CheckpointHook)), None)
 
     @cached_property
-    def _newest_checkpoint(self) -> Optional[str]:
+    def _newest_checkpoint(self) -> str | None:
         found = [newest_whole_checkpoint(self.work_dir) if self.rank == 0 else None]
         broadcast_object_list(found)
         return found[0]
@@ -216,8 +225,10 @@ class FocalRunner(Runner):
         if not is_finetuning:  # MMEngine has only warned so far
             check_fits(self.model, checkpoint, filename)
         if self._resume and not {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys():
-            raise CheckpointError(f'{filename} holds weights alone, which cannot be resumed: to start from them, use '
-                                  f'--cfg-options load_from={filename} in place of --resume')
+            raise CheckpointError(
+                f'{filename} holds weights alone, which cannot be resumed: to start from them, use '
+                f'--cfg-options load_from={filename} in place of --resume'
+            )
         self._loaded_meta = checkpoint.get('meta', {})
         return checkpoint
 
@@ -247,8 +258,10 @@ def _reports_disk_errors(method):
 def _check_slurm():
     absent = [name for name in ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST') if name not in os.environ]
     if absent:
-        raise ConfigError(f'--launcher slurm needs {absent[0]}, which srun sets: start the job with '
-                          'tools/slurm_train.sh or tools/slurm_test.sh')
+        raise ConfigError(
+            f'--launcher slurm needs {absent[0]}, which srun sets: start the job with '
+            'tools/slurm_train.sh or tools/slurm_test.sh'
+        )
 
 
 def _set_slurm_environment():
@@ -282,5 +295,7 @@ def check_fits(model: nn.Module, checkpoint: dict, filename: str) -> None:
         if name not in weights:
             raise CheckpointError(f'{filename} is of another model than the config: it lacks {name}')
         if weights[name].shape != value.shape:
-            raise CheckpointError(f'{filename} is of another model than the config: {name} is {tuple(weights[name].shape)} in the '
-                                  f'file and {tuple(value.shape)} in the model')
+            raise CheckpointError(
+                f'{filename} is of another model than the config: {name} is {tuple(weights[name].shape)} in the '
+                f'file and {tuple(value.shape)} in the model'
+            )

@@ -1,4 +1,5 @@
 """Checkpoints that are whole or not there: written beside, put on the disk, renamed."""
+
 import errno
 import os
 import os.path as osp
@@ -6,7 +7,6 @@ import re
 import shutil
 import zipfile
 from contextlib import suppress
-from typing import List, Optional
 
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -55,8 +55,10 @@ class WholeFilesBackend(LocalBackend):
             reason = f'{filepath} cannot be saved: {error.strerror or error}'
             if error.errno in NO_SPACE:
                 free = shutil.disk_usage(folder).free
-                reason += f'; it needs {len(obj)} bytes ({len(obj) / 2**20:.1f} MiB), and {free} ({free / 2**20:.1f} MiB) are ' \
-                          'free on its disk; make room (or raise the quota)'
+                reason += (
+                    f'; it needs {len(obj)} bytes ({len(obj) / 2**20:.1f} MiB), and {free} ({free / 2**20:.1f} MiB) are '
+                    'free on its disk; make room (or raise the quota)'
+                )
             raise SavingError(f'{reason}; earlier checkpoints are intact') from error
 
     def put_text(self, obj: str, filepath: str, encoding: str = 'utf-8') -> None:
@@ -102,8 +104,14 @@ class SafeCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner, checkpoint):
         """Adds the gradients that are accumulated and not yet applied, which several processes do not have in common."""
         if 'optimizer' in checkpoint and not runner.distributed and not runner.optim_wrapper.should_update():
-            gradients = {name: parameter.grad.cpu() for name, parameter in runner.model.named_parameters() if parameter.grad is not None}
-            if all(gradient.isfinite().all() for gradient in gradients.values()):  # else no step could be taken after resuming
+            gradients = {
+                name: parameter.grad.cpu()
+                for name, parameter in runner.model.named_parameters()
+                if parameter.grad is not None
+            }
+            if all(
+                gradient.isfinite().all() for gradient in gradients.values()
+            ):  # else no step could be taken after resuming
                 checkpoint['gradients'] = gradients
 
     def after_load_checkpoint(self, runner, checkpoint):
@@ -122,21 +130,31 @@ class SafeCheckpointHook(CheckpointHook):
     def after_train(self, runner):
         """Does not pass over in silence that the last checkpoint is missing."""
         if runner.unsaved:
-            raise SavingError(f'training has ended without its last checkpoint: {runner.unsaved}; then --resume goes on from the one '
-                              'before')
+            raise SavingError(
+                f'training has ended without its last checkpoint: {runner.unsaved}; then --resume goes on from the one '
+                'before'
+            )
         super().after_train(runner)
 
     def _save_checkpoint_with_step(self, runner, step, meta):
         before = list(getattr(self, 'keep_ckpt_ids', ())), self.last_ckpt
         keep = [kept for kept in before[0] if kept != step] + [step]
-        removed, keep = keep[:-self.max_keep_ckpts], keep[-self.max_keep_ckpts:]
+        removed, keep = keep[: -self.max_keep_ckpts], keep[-self.max_keep_ckpts :]
         self._set_kept(runner, keep)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         saved = runner.try_to_save(
-            self.out_dir, name, self.file_client_args, save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler, meta=meta, by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
         if not saved:
             self._set_kept(runner, before[0])
             self.last_ckpt = before[1]
@@ -154,7 +172,11 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner, metrics):
         hub, backend = runner.message_hub, self.file_backend
         self.file_backend = _RemovesLater(backend)
-        before = dict(hub.runtime_info), getattr(self, 'best_ckpt_path', None), dict(getattr(self, 'best_ckpt_path_dict', {}))
+        before = (
+            dict(hub.runtime_info),
+            getattr(self, 'best_ckpt_path', None),
+            dict(getattr(self, 'best_ckpt_path_dict', {})),
+        )
         try:
             super()._save_best_checkpoint(runner, metrics)
         except SavingError as error:
@@ -186,7 +208,7 @@ class _RemovesLater:
             self.backend.remove(path)
 
 
-def newest_whole_checkpoint(work_dir: str) -> Optional[str]:
+def newest_whole_checkpoint(work_dir: str) -> str | None:
     """Finds the checkpoint to go on from: what `last_checkpoint` names, or where that is damaged the newest one that is not.
 
     Args:
@@ -206,12 +228,14 @@ def newest_whole_checkpoint(work_dir: str) -> Optional[str]:
         damaged.append(path)
         MMLogger.get_current_instance().warning(f'{path} is damaged ({reason}): the checkpoint before it is taken')
     if damaged:
-        raise CheckpointError(f'{work_dir}: no checkpoint to resume from, since {", ".join(map(osp.basename, damaged))} '
-                              f'{"is" if len(damaged) == 1 else "are all"} damaged; leave out --resume to start anew')
+        raise CheckpointError(
+            f'{work_dir}: no checkpoint to resume from, since {", ".join(map(osp.basename, damaged))} '
+            f'{"is" if len(damaged) == 1 else "are all"} damaged; leave out --resume to start anew'
+        )
     return None
 
 
-def _checkpoints(work_dir: str) -> List[str]:
+def _checkpoints(work_dir: str) -> list[str]:
     """The work directory's own checkpoints, the newest first; not the best and the published ones, which hold weights alone."""
     named, pointer = '', osp.join(work_dir, 'last_checkpoint')
     if osp.isfile(pointer):
@@ -219,9 +243,16 @@ def _checkpoints(work_dir: str) -> List[str]:
             named = file.read().strip()
     if '://' in named:
         return [named]
-    folders = dict.fromkeys(map(osp.abspath, (work_dir, osp.dirname(named) or work_dir)))  # the hook's out_dir may be another
-    paths = [osp.join(folder, name) for folder in folders if osp.isdir(folder)
-             for name in os.listdir(folder) if OWN_NAMES.fullmatch(name)]
+    folders = dict.fromkeys(
+        map(osp.abspath, (work_dir, osp.dirname(named) or work_dir))
+    )  # the hook's out_dir may be another
+    paths = [
+        osp.join(folder, name)
+        for folder in folders
+        if osp.isdir(folder)
+        for name in os.listdir(folder)
+        if OWN_NAMES.fullmatch(name)
+    ]
     paths.sort(key=lambda path: (osp.getmtime(path), path), reverse=True)
     if not osp.isfile(named):
         named = osp.join(work_dir, osp.basename(named))  # the folder may have been moved
@@ -230,7 +261,7 @@ def _checkpoints(work_dir: str) -> List[str]:
     return paths
 
 
-def damage(path: str) -> Optional[str]:
+def damage(path: str) -> str | None:
     """Looks whether a file is what torch.save has written, byte for byte; torch itself compares no checksums.
 
     Args:
@@ -245,4 +276,3 @@ def damage(path: str) -> Optional[str]:
     except Exception as error:  # damaged bytes end in any kind of error
         return str(error)
     return f'checksum of {member}' if member else None
-

@@ -1,4 +1,5 @@
 """Operators; they need torch alone."""
-from .focal_attention import Layout, focal_attention, focal_attention_flops, focal_attention_qkvpacked
+
+from mmfocal.ops.focal_attention import Layout, focal_attention, focal_attention_flops, focal_attention_qkvpacked
 
 __all__ = ['Layout', 'focal_attention', 'focal_attention_flops', 'focal_attention_qkvpacked']

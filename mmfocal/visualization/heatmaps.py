@@ -1,10 +1,10 @@
 """`tools/visualize.py heatmaps`: corner heatmaps and foreground maps of RepPoints V2, as predicted and as annotated."""
+
 import argparse
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 import cv2
 import numpy as np
@@ -25,11 +25,11 @@ from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-import mmfocal.checkpoints  # noqa: F401  makes MMEngine load checkpoints without running code
-from mmfocal.detection import RepPointsV2Head
+import mmfocal.weights  # noqa: F401  makes MMEngine load checkpoints without running code
 from mmfocal.engine import read_config
 from mmfocal.engine.runner import check_fits
 from mmfocal.errors import ConfigError, DataError, MissingFileError
+from mmfocal.models.reppoints_v2 import RepPointsV2Head
 
 _COLOURS = colormaps['inferno'](np.linspace(0, 1, 256))
 _COLOURS[:, 3] = np.linspace(0, 1.7, 256).clip(max=0.85)  # the image shows through low values
@@ -47,25 +47,44 @@ class Maps:
         corners (list[Tensor]): A level's heatmaps each, (2, H, W), of top-left and bottom-right corners, 0 to 1.
         foreground (list[Tensor]): A level's maps each, (num_classes, H, W), 0 to 1.
     """
+
     boxes: InstanceData
     ignored: Tensor
-    corners: List[Tensor]
-    foreground: List[Tensor]
+    corners: list[Tensor]
+    foreground: list[Tensor]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tools/visualize.py heatmaps`."""
     parser.add_argument('config', help='config file of a detector with RepPointsV2Head')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('image', help='image file; of an image of the config\'s data sets the targets are drawn as well')
-    parser.add_argument('--out', help='the picture (default: work_dirs/heatmaps/, the image\'s name and .png)')
-    parser.add_argument('--levels', nargs='+', type=int, metavar='LEVEL',
-                        help='levels that are drawn, 0 is the finest (default: 0 1, whose corners verify the boxes of coarser ones)')
-    parser.add_argument('--score-thr', type=float, default=0.3, metavar='SCORE',
-                        help='lowest score of boxes, corners and classes that are marked (default: 0.3)')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: cuda where there is a GPU')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
-                        help='override settings of the config')
+    parser.add_argument('image', help="image file; of an image of the config's data sets the targets are drawn as well")
+    parser.add_argument('--out', help="the picture (default: work_dirs/heatmaps/, the image's name and .png)")
+    parser.add_argument(
+        '--levels',
+        nargs='+',
+        type=int,
+        metavar='LEVEL',
+        help='levels that are drawn, 0 is the finest (default: 0 1, whose corners verify the boxes of coarser ones)',
+    )
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='SCORE',
+        help='lowest score of boxes, corners and classes that are marked (default: 0.3)',
+    )
+    parser.add_argument(
+        '--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: cuda where there is a GPU'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='override settings of the config',
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -85,16 +104,20 @@ def main(args: argparse.Namespace) -> None:
     cfg = read_config(args.config, args.cfg_options)
     model = _load_model(cfg, args)
     strides = model.bbox_head.point_strides
-    levels = args.levels or [0, 1][:len(strides)]
+    levels = args.levels or [0, 1][: len(strides)]
     if not set(levels) <= set(range(len(strides))):
-        raise ConfigError(f'--levels: {args.config} has levels 0 to {len(strides) - 1}, got {" ".join(map(str, levels))}')
+        raise ConfigError(
+            f'--levels: {args.config} has levels 0 to {len(strides) - 1}, got {" ".join(map(str, levels))}'
+        )
     with _written(out):
         out.parent.mkdir(parents=True, exist_ok=True)
 
     data, classes, ann_file, absent = _load_image(cfg, args.image)
     if len(classes) != model.bbox_head.num_classes:
-        raise ConfigError(f'{args.config}: the head has num_classes={model.bbox_head.num_classes}, and the data set {len(classes)} classes; '
-                          'correct num_classes or metainfo.classes')
+        raise ConfigError(
+            f'{args.config}: the head has num_classes={model.bbox_head.num_classes}, and the data set {len(classes)} classes; '
+            'correct num_classes or metainfo.classes'
+        )
     pixels, halves = make_maps(model, data, args.score_thr, annotated=bool(ann_file))
     title = f'{args.image} at {pixels.shape[1]} × {pixels.shape[0]} pixels, {args.checkpoint}'
     figure = draw(title, pixels, halves, levels, strides, classes, args.score_thr)
@@ -103,10 +126,10 @@ def main(args: argparse.Namespace) -> None:
     if ann_file:
         print(f'{out}: predictions and targets (of {ann_file})')
     else:
-        print('; '.join([f'{out}: predictions only, as {args.image} is in none of the config\'s data sets', *absent]))
+        print('; '.join([f"{out}: predictions only, as {args.image} is in none of the config's data sets", *absent]))
 
 
-def make_maps(model: nn.Module, data: dict, score_thr: float, annotated: bool) -> Tuple[np.ndarray, Dict[str, Maps]]:
+def make_maps(model: nn.Module, data: dict, score_thr: float, annotated: bool) -> tuple[np.ndarray, dict[str, Maps]]:
     """Runs the detector on an image, and makes the targets of its annotations.
 
     Args:
@@ -122,12 +145,14 @@ def make_maps(model: nn.Module, data: dict, score_thr: float, annotated: bool) -
     inputs, sample = batch['inputs'], batch['data_samples'][0]
     pixels = np.zeros((*inputs.shape[-2:], 3), np.uint8)
     image = data['inputs'].flip(0).permute(1, 2, 0).clamp(0, 255).byte().numpy()
-    pixels[:image.shape[0], :image.shape[1]] = image
+    pixels[: image.shape[0], : image.shape[1]] = image
 
     head = model.bbox_head
     with torch.no_grad():
         outputs = head(model.extract_feat(inputs))
-        boxes, = head.predict_by_feat(*outputs, batch_img_metas=[sample.metainfo], cfg=ConfigDict(head.test_cfg, score_thr=score_thr))
+        (boxes,) = head.predict_by_feat(
+            *outputs, batch_img_metas=[sample.metainfo], cfg=ConfigDict(head.test_cfg, score_thr=score_thr)
+        )
     corners, foreground = ([level[0].sigmoid() for level in outputs[i]] for i in (3, 5))
     maps = dict(predicted=Maps(boxes, inputs.new_zeros(0, 4), corners, foreground))
     if annotated:
@@ -140,7 +165,9 @@ def _targets(head, sample, sizes):
     gt_instances = sample.gt_instances
     points, valid = head.get_points(sizes, [sample.metainfo], gt_instances.bboxes.device)
     top_left, bottom_right = head.get_heatmap_targets(points, valid, [gt_instances])
-    corners = [torch.cat([tl.heatmap, br.heatmap]).view(2, *size) for tl, br, size in zip(top_left, bottom_right, sizes)]
+    corners = [
+        torch.cat([tl.heatmap, br.heatmap]).view(2, *size) for tl, br, size in zip(top_left, bottom_right, sizes)
+    ]
     foreground = [(weights[0] > 0).float() for weights in head.get_foreground_targets(sizes, [gt_instances])]
     return Maps(gt_instances, sample.ignored_instances.bboxes, corners, foreground)
 
@@ -150,13 +177,17 @@ def _check(args, out):
     if not Path(args.image).is_file():
         raise MissingFileError(f'{args.image}: no such image; check the path')
     if cv2.imread(args.image) is None:
-        raise DataError(f'{args.image}: OpenCV cannot read this as an image; name a whole image file, such as a JPEG or PNG')
+        raise DataError(
+            f'{args.image}: OpenCV cannot read this as an image; name a whole image file, such as a JPEG or PNG'
+        )
     if out.suffix[1:] not in Figure().canvas.get_supported_filetypes():
         raise ConfigError(f'--out: {out} is no kind of picture that matplotlib writes; end it in .png or .jpg')
     try:
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:  # torch's words differ from build to build
-        raise ConfigError(f'--device: PyTorch cannot use {args.device} here ({str(error).splitlines()[0]}); try --device cpu') from error
+        raise ConfigError(
+            f'--device: PyTorch cannot use {args.device} here ({str(error).splitlines()[0]}); try --device cpu'
+        ) from error
 
 
 @contextmanager
@@ -164,7 +195,9 @@ def _written(path):
     try:
         yield
     except OSError as error:
-        raise ConfigError(f'--out: {path} cannot be written ({error.strerror}); name a file in a folder that you may write to') from error
+        raise ConfigError(
+            f'--out: {path} cannot be written ({error.strerror}); name a file in a folder that you may write to'
+        ) from error
 
 
 def _load_model(cfg, args):
@@ -172,10 +205,14 @@ def _load_model(cfg, args):
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(cfg.model) if 'model' in cfg else None
     if not isinstance(getattr(model, 'bbox_head', None), RepPointsV2Head):
-        raise ConfigError(f'{args.config}: model.bbox_head is no RepPointsV2Head, the only one with corner heatmaps; name a config such as '
-                          'configs/reppointsv2_focal_tiny_3x.py')
+        raise ConfigError(
+            f'{args.config}: model.bbox_head is no RepPointsV2Head, the only one with corner heatmaps; name a config such as '
+            'configs/reppointsv2_focal_tiny_3x.py'
+        )
     if not cfg.get('test_dataloader') or not cfg.model.get('train_cfg'):
-        raise ConfigError(f'{args.config}: needs test_dataloader, for its pipeline, and model.train_cfg, which says how targets are made')
+        raise ConfigError(
+            f'{args.config}: needs test_dataloader, for its pipeline, and model.train_cfg, which says how targets are made'
+        )
     checkpoint = load_checkpoint(model, args.checkpoint, map_location='cpu', logger='silent')
     check_fits(model, checkpoint, args.checkpoint)
     return model.to(args.device).eval()
@@ -186,7 +223,9 @@ def _load_image(cfg, path):
     annotations' file, or None; and sentences on data sets that are not there."""
     loading, *others = get_test_pipeline_cfg(cfg)
     # Test pipelines may load annotations after resizing, in the original image's pixels, for evaluation.
-    annotations = [step for step in others if step.type.endswith('LoadAnnotations')] or [dict(type='LoadAnnotations', with_bbox=True)]
+    annotations = [step for step in others if step.type.endswith('LoadAnnotations')] or [
+        dict(type='LoadAnnotations', with_bbox=True)
+    ]
     others = [step for step in others if not step.type.endswith('LoadAnnotations')]
 
     real_path, seen, absent = os.path.realpath(path), [], []
@@ -196,7 +235,9 @@ def _load_image(cfg, path):
                 continue
             seen.append(settings)
             try:
-                data_set = DATASETS.build(dict(settings, pipeline=[loading, *annotations, *others], test_mode=True, serialize_data=False))
+                data_set = DATASETS.build(
+                    dict(settings, pipeline=[loading, *annotations, *others], test_mode=True, serialize_data=False)
+                )
             except MissingFileError as error:
                 absent.append(f'{loader} was not looked through: {error}')
                 continue
@@ -216,8 +257,15 @@ def _plain_data_sets(settings):
     return [settings] if settings else []
 
 
-def draw(title: str, pixels: np.ndarray, halves: Dict[str, Maps], levels: List[int], strides: List[int], classes: List[str],
-         score_thr: float) -> Figure:
+def draw(
+    title: str,
+    pixels: np.ndarray,
+    halves: dict[str, Maps],
+    levels: list[int],
+    strides: list[int],
+    classes: list[str],
+    score_thr: float,
+) -> Figure:
     """Draws boxes, corner heatmaps and foreground maps over an image: a row a level, predictions above targets.
 
     Args:
@@ -238,28 +286,51 @@ def draw(title: str, pixels: np.ndarray, halves: Dict[str, Maps], levels: List[i
     total_width, total_height = (large + 3) * (width + 0.15) + 1.1, len(halves) * rows * (height + 0.5) + 0.4
     figure = Figure(figsize=(total_width, total_height))
     grid = figure.add_gridspec(
-        len(halves) * rows, 4, width_ratios=[large, 1, 1, 1], wspace=0.15 / width, hspace=0.5 / height,
-        left=0.4 / total_width, right=1 - 0.8 / total_width, bottom=0.25 / total_height, top=1 - 0.75 / total_height)
+        len(halves) * rows,
+        4,
+        width_ratios=[large, 1, 1, 1],
+        wspace=0.15 / width,
+        hspace=0.5 / height,
+        left=0.4 / total_width,
+        right=1 - 0.8 / total_width,
+        bottom=0.25 / total_height,
+        top=1 - 0.75 / total_height,
+    )
     figure.suptitle(title, y=1 - 0.1 / total_height, fontsize=10)
     grey = np.repeat(pixels.mean(2, keepdims=True) * 0.55, 3, 2).astype(np.uint8)
     for half, (name, maps) in enumerate(halves.items()):
-        _draw_boxes(figure.add_subplot(grid[half * rows:half * rows + large, 0]), pixels, name, maps, classes, score_thr)
+        _draw_boxes(
+            figure.add_subplot(grid[half * rows : half * rows + large, 0]), pixels, name, maps, classes, score_thr
+        )
         for row, level in enumerate(levels, half * rows):
             stride, where = strides[level], f'level {level}, stride {strides[level]}'
             for column, corner in enumerate(('top-left', 'bottom-right')):
                 axis = figure.add_subplot(grid[row, 1 + column])
                 heatmap = maps.corners[level][column]
-                _draw_heat(axis, grey, heatmap, stride, stride / 2)  # a cell's point is at the cell's middle in this picture
+                _draw_heat(
+                    axis, grey, heatmap, stride, stride / 2
+                )  # a cell's point is at the cell's middle in this picture
                 # Rings, as one cell is a speck in a large image.
-                y, x = ((heatmap == F.max_pool2d(heatmap[None], 3, 1, 1)[0]) & (heatmap >= score_thr)).nonzero().T.cpu().numpy() * stride
-                axis.plot(x, y, 'o', markersize=9, markerfacecolor='none', markeredgecolor=MARKS, markeredgewidth=1, clip_on=False,
-                          path_effects=[withStroke(linewidth=2.5, foreground='black')])
+                y, x = (
+                    (heatmap == F.max_pool2d(heatmap[None], 3, 1, 1)[0]) & (heatmap >= score_thr)
+                ).nonzero().T.cpu().numpy() * stride
+                axis.plot(
+                    x,
+                    y,
+                    'o',
+                    markersize=9,
+                    markerfacecolor='none',
+                    markeredgecolor=MARKS,
+                    markeredgewidth=1,
+                    clip_on=False,
+                    path_effects=[withStroke(linewidth=2.5, foreground='black')],
+                )
                 peaks = f'{len(x)} peaks from {score_thr:.3g} (rings), highest {heatmap.max():.2f}'
                 axis.set_title(f'{name}: {corner} corners, {where}\n{peaks}', fontsize=8)
             axis = figure.add_subplot(grid[row, 3])
             _draw_heat(axis, grey, maps.foreground[level].amax(0), stride, 0)
             best = maps.foreground[level].amax((1, 2))
-            order = best.argsort(descending=True, stable=True)[:max(1, int((best >= score_thr).sum()))]
+            order = best.argsort(descending=True, stable=True)[: max(1, int((best >= score_thr).sum()))]
             named = ', '.join(f'{classes[i]} {best[i]:.2f}' for i in order[:3])
             more = f' and {len(order) - 3} more' if len(order) > 3 else ''
             axis.set_title(f'{name}: foreground, {where}\n{named}{more}', fontsize=8)
@@ -279,7 +350,15 @@ def _draw_boxes(axis, pixels, name, maps, classes, score_thr):
         for left, top, right, bottom in boxes.tolist():
             axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, linewidth=1.3, **style))
     for (left, top, *_), label in reversed(list(zip(maps.boxes.bboxes.tolist(), labels))):  # the best on top
-        axis.text(left, top, label, fontsize=7, va='bottom', clip_on=True, bbox=dict(facecolor=MARKS, edgecolor='none', pad=0.8))
+        axis.text(
+            left,
+            top,
+            label,
+            fontsize=7,
+            va='bottom',
+            clip_on=True,
+            bbox=dict(facecolor=MARKS, edgecolor='none', pad=0.8),
+        )
     scored = f' from a score of {score_thr:.3g}' if 'scores' in maps.boxes else ''
     ignored = f', {len(maps.ignored)} ignored (dashed)' if len(maps.ignored) else ''
     axis.set_title(f'{name}: {len(labels)} boxes{scored}{ignored}', fontsize=8)
@@ -290,6 +369,12 @@ def _draw_heat(axis, grey, heatmap, stride, shift):
     height, width = grey.shape[:2]
     rows, columns = heatmap.shape
     axis.imshow(grey, extent=(0, width, height, 0))
-    axis.imshow(heatmap.cpu().numpy(), cmap=HEAT, vmin=0, vmax=1, interpolation='nearest',
-                extent=(-shift, columns * stride - shift, rows * stride - shift, -shift))
+    axis.imshow(
+        heatmap.cpu().numpy(),
+        cmap=HEAT,
+        vmin=0,
+        vmax=1,
+        interpolation='nearest',
+        extent=(-shift, columns * stride - shift, rows * stride - shift, -shift),
+    )
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=(), yticks=())

@@ -1,4 +1,5 @@
 """Every config of configs/ is built, trains a step and predicts; none is forgotten."""
+
 import gc
 import re
 from functools import partial
@@ -18,20 +19,32 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
 import mmfocal.registration  # noqa: F401
-from mmfocal.analysis.paper import row_of
+from mmfocal.benchmark.paper.tables import row_of
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
 METADATA = {model['Name']: model['Metadata'] for model in load(CONFIGS[0].parent / 'metafile.yml')['Models']}
-NAME = re.compile(r'(?P<method>\w+?)_(?P<family>r|x|pvt|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)_'
-                  r'(1x|3x|50e|shapes|(80k|160k)_(?P<data>ade20k|cityscapes))')
+NAME = re.compile(
+    r'(?P<method>\w+?)_(?P<family>r|x|pvt|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)_'
+    r'(1x|3x|50e|shapes|(80k|160k)_(?P<data>ade20k|cityscapes))'
+)
 PANOPTIC = {'panoptic_fpn', 'mask2former_panoptic', 'mask2former_instance'}  # test_panoptic_configs.py trains these
 # Each method that is not for Focal-L alone, and each family of backbones in either library: what `make test` trains. `make test-configs`
 # trains all.
 REPRESENTATIVES = [
-    'atss_focal_tiny_3x', 'cascade_mask_rcnn_r50_3x', 'dino_focal_tiny_1x',
-    'mask_rcnn_swin_tiny_3x', 'reppointsv2_focal_tiny_3x', 'retinanet_pvt_small_1x', 'retinanet_x101_32x4d_1x', 'sparse_rcnn_focal_tiny_3x',
-    'mask2former_focal_tiny_160k_ade20k', 'segformer_focal_tiny_160k_ade20k', 'semantic_fpn_focal_tiny_80k_ade20k',
-    'upernet_focal_tiny_80k_cityscapes', 'upernet_r50_160k_ade20k', 'upernet_swin_tiny_160k_ade20k',
+    'atss_focal_tiny_3x',
+    'cascade_mask_rcnn_r50_3x',
+    'dino_focal_tiny_1x',
+    'mask_rcnn_swin_tiny_3x',
+    'reppointsv2_focal_tiny_3x',
+    'retinanet_pvt_small_1x',
+    'retinanet_x101_32x4d_1x',
+    'sparse_rcnn_focal_tiny_3x',
+    'mask2former_focal_tiny_160k_ade20k',
+    'segformer_focal_tiny_160k_ade20k',
+    'semantic_fpn_focal_tiny_80k_ade20k',
+    'upernet_focal_tiny_80k_cityscapes',
+    'upernet_r50_160k_ade20k',
+    'upernet_swin_tiny_160k_ade20k',
 ]
 
 
@@ -43,11 +56,15 @@ def from_scratch(monkeypatch):
 
 def test_names_and_representatives():
     names = [NAME.fullmatch(path.stem) for path in CONFIGS]
-    assert all(names), f'{[path.stem for path, name in zip(CONFIGS, names) if not name]}: no <method>_<backbone>_<size>_<schedule>'
+    assert all(names), (
+        f'{[path.stem for path, name in zip(CONFIGS, names) if not name]}: no <method>_<backbone>_<size>_<schedule>'
+    )
     trained = [NAME.fullmatch(name) for name in REPRESENTATIVES]
     names = [name for name in names if name['method'] not in PANOPTIC]
     assert {name['method'] for name in trained} == {name['method'] for name in names if name[3] != '_large'}
-    assert {(name['family'], bool(name['data'])) for name in trained} == {(name['family'], bool(name['data'])) for name in names}
+    assert {(name['family'], bool(name['data'])) for name in trained} == {
+        (name['family'], bool(name['data'])) for name in names
+    }
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -58,7 +75,9 @@ def test_builds_with_as_many_parameters_as_the_paper_has(path, monkeypatch):
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     params = sum(param.numel() for param in model.parameters())
-    assert params == METADATA[path.stem]['Parameters'], 'count it with tools/benchmark.py complexity, then run tools/misc/model_zoo.py'
+    assert params == METADATA[path.stem]['Parameters'], (
+        'count it with tools/benchmark.py complexity, then run dev/model_zoo.py'
+    )
     row = row_of(path.stem) or {}
     if 'params_m' in row and row['method'] != 'RepPointsV2':  # docs/reppoints_v2.md has why
         assert params / 1e6 == pytest.approx(row['params_m'], rel=0.015)
@@ -70,8 +89,11 @@ def test_representative_trains_a_step_and_predicts(name):
 
 
 @pytest.mark.configs
-@pytest.mark.parametrize('path', [path for path in CONFIGS if NAME.fullmatch(path.stem)['method'] not in PANOPTIC],
-                         ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path',
+    [path for path in CONFIGS if NAME.fullmatch(path.stem)['method'] not in PANOPTIC],
+    ids=lambda path: path.stem,
+)
 def test_trains_a_step_and_predicts(path):
     train_a_step_and_predict(path)
 
@@ -110,12 +132,19 @@ def train_a_step_and_predict(path):
 def boxes(cfg):
     """An image with one object for a detector."""
     height, width = (224, 224) if cfg.model.type == 'DINO' else (32, 64)  # DINO needs 900 positions
-    sample = DetDataSample(metainfo=dict(
-        img_shape=(height, width), ori_shape=(height, width), scale_factor=(1., 1.), batch_input_shape=(height, width)))
+    sample = DetDataSample(
+        metainfo=dict(
+            img_shape=(height, width),
+            ori_shape=(height, width),
+            scale_factor=(1.0, 1.0),
+            batch_input_shape=(height, width),
+        )
+    )
     masks = np.zeros((1, height, width), dtype=np.uint8)
     masks[:, 8:28, 8:40] = 1
     sample.gt_instances = InstanceData(
-        bboxes=torch.tensor([[8., 8., 40., 28.]]), labels=torch.tensor([1]), masks=BitmapMasks(masks, height, width))
+        bboxes=torch.tensor([[8.0, 8.0, 40.0, 28.0]]), labels=torch.tensor([1]), masks=BitmapMasks(masks, height, width)
+    )
     return dict(inputs=[torch.randint(0, 255, (3, height, width), dtype=torch.uint8)], data_samples=[sample])
 
 
@@ -142,7 +171,7 @@ def test_schedule_and_decay():
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     undecayed = set()
     for group in optimizer.param_groups:
-        assert group['lr'] == 1e-4 and group['weight_decay'] in (0., 0.05)
+        assert group['lr'] == 1e-4 and group['weight_decay'] in (0.0, 0.05)
         if not group['weight_decay']:
             undecayed.update(names[id(p)] for p in group['params'])
     expected = {name for name in names.values() if 'bias_table' in name or '.norm' in name or '.gn.' in name}
@@ -162,12 +191,19 @@ def test_released_reppointsv2_recipe():
     assert cfg.train_dataloader.batch_size == 2 and cfg.auto_scale_lr.base_batch_size == 16
     head = cfg.model.bbox_head
     assert (head.loss_bbox_init, head.loss_bbox_refine) == (
-        dict(type='GIoULoss', loss_weight=1.0), dict(type='GIoULoss', loss_weight=2.0))
+        dict(type='GIoULoss', loss_weight=1.0),
+        dict(type='GIoULoss', loss_weight=2.0),
+    )
     assert cfg.model.test_cfg.to_dict() == dict(
-        nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.6), max_per_img=100)
+        nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.6), max_per_img=100
+    )
     # The comment's --cfg-options, with which the losses are the released smooth L1 ones.
-    options = dict(part.split('=') for line in (CONFIGS[0].parent / 'reppointsv2_r50_1x.py').open()
-                   for part in line.split() if part.startswith('model.bbox_head'))
+    options = dict(
+        part.split('=')
+        for line in (CONFIGS[0].parent / 'reppointsv2_r50_1x.py').open()
+        for part in line.split()
+        if part.startswith('model.bbox_head')
+    )
     cfg.merge_from_dict({key: value if key.endswith('type') else float(value) for key, value in options.items()})
     init_default_scope(cfg.default_scope)
     losses = MODELS.build(cfg.model.bbox_head.loss_bbox_init), MODELS.build(cfg.model.bbox_head.loss_bbox_refine)

@@ -1,4 +1,5 @@
 """Configs of Panoptic FPN and Mask2Former on COCO: their recipes; each trains a step and predicts."""
+
 import gc
 from functools import partial
 from pathlib import Path
@@ -59,8 +60,11 @@ def build(monkeypatch):
 
 
 def test_all_are_here():
-    found = {path.stem for pattern in ('panoptic_fpn_*', 'mask2former_panoptic_*', 'mask2former_instance_*')
-             for path in FOLDER.glob(f'{pattern}.py')}
+    found = {
+        path.stem
+        for pattern in ('panoptic_fpn_*', 'mask2former_panoptic_*', 'mask2former_instance_*')
+        for path in FOLDER.glob(f'{pattern}.py')
+    }
     assert found == set(PARAMETERS)
 
 
@@ -74,7 +78,7 @@ def test_builds(name, build):
     for part in (head, fusion):
         assert (part.num_things_classes, part.num_stuff_classes) == (THINGS, stuff)
     if 'panoptic_head' in cfg.model:
-        assert head.loss_cls.class_weight == [1.] * (THINGS + stuff) + [0.1]
+        assert head.loss_cls.class_weight == [1.0] * (THINGS + stuff) + [0.1]
 
 
 @pytest.mark.parametrize('name', REPRESENTATIVES)
@@ -95,20 +99,22 @@ def train_a_step_and_predict(name):
     cfg.model.backbone.init_cfg = None  # nothing is downloaded
     cfg.model.data_preprocessor.pop('batch_augments', None)  # would pad to 1024 × 1024
     if 'rpn_head' in cfg.model:  # an untrained model is sure of nothing
-        cfg.model.test_cfg.rcnn.update(score_thr=0., max_per_img=5)
+        cfg.model.test_cfg.rcnn.update(score_thr=0.0, max_per_img=5)
         cfg.model.test_cfg.panoptic.stuff_area_limit = 0
     else:
-        cfg.model.test_cfg.update(object_mask_thr=0., iou_thr=0., filter_low_score=False)
+        cfg.model.test_cfg.update(object_mask_thr=0.0, iou_thr=0.0, filter_low_score=False)
     model = MODELS.build(cfg.model)
     model.init_weights()
     height, width = 64, 96
     shapes = dict.fromkeys(('img_shape', 'ori_shape', 'batch_input_shape'), (height, width))
-    sample = DetDataSample(metainfo=dict(shapes, scale_factor=(1., 1.)))
+    sample = DetDataSample(metainfo=dict(shapes, scale_factor=(1.0, 1.0)))
     masks = np.zeros((2, height, width), dtype=np.uint8)
     masks[0, 8:28, 8:40] = masks[1, 30:60, 50:90] = 1
     sample.gt_instances = InstanceData(
-        bboxes=torch.tensor([[8., 8., 40., 28.], [50., 30., 90., 60.]]), labels=torch.tensor([1, 79]),
-        masks=BitmapMasks(masks, height, width))
+        bboxes=torch.tensor([[8.0, 8.0, 40.0, 28.0], [50.0, 30.0, 90.0, 60.0]]),
+        labels=torch.tensor([1, 79]),
+        masks=BitmapMasks(masks, height, width),
+    )
     if 'instance' not in name:
         segments = torch.full((1, height, width), THINGS + 20)
         segments[0, :5] = 255
@@ -127,9 +133,9 @@ def train_a_step_and_predict(name):
     with torch.no_grad():
         if 'panoptic_head' in cfg.model:
             head = model.panoptic_head
-            head.cls_embed.bias[-1] = -100.  # of no object
-            head.mask_embed[-1].bias.fill_(1.)
-            head.pixel_decoder.mask_feature.bias.fill_(10.)
+            head.cls_embed.bias[-1] = -100.0  # of no object
+            head.mask_embed[-1].bias.fill_(1.0)
+            head.pixel_decoder.mask_feature.bias.fill_(10.0)
         predicted = model.eval().test_step(data)[0]
     assert ('pred_panoptic_seg' in predicted) == ('instance' not in name)
     if 'pred_panoptic_seg' in predicted:
@@ -151,7 +157,7 @@ def test_mask2former_recipe(name, build):
     assert cfg.train_dataloader.batch_size == 2 and cfg.auto_scale_lr.base_batch_size == 16
     assert wrapper.optimizer == dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
     assert wrapper.clip_grad.max_norm == 0.01
-    (pad, ) = cfg.model.data_preprocessor.batch_augments
+    (pad,) = cfg.model.data_preprocessor.batch_augments
     _, _, _, resize, crop, *_ = pipeline = cfg.train_dataloader.dataset.pipeline
     assert pad['size'] == resize.scale == crop.crop_size == (1024, 1024) and resize.ratio_range == (0.1, 2.0)
     assert pipeline[1].type == ('LoadAnnotations' if 'instance' in name else 'LoadPanopticAnnotations')
@@ -159,8 +165,12 @@ def test_mask2former_recipe(name, build):
 
     model = build(cfg)
     norms = (torch.nn.LayerNorm, torch.nn.GroupNorm)
-    undecayed = {f'{path}.{param}' for path, layer in model.named_modules() if isinstance(layer, norms)
-                 for param, _ in layer.named_parameters()}
+    undecayed = {
+        f'{path}.{param}'
+        for path, layer in model.named_modules()
+        if isinstance(layer, norms)
+        for param, _ in layer.named_parameters()
+    }
     undecayed |= {param for param, _ in model.named_parameters() if 'bias_table' in param}
     undecayed |= {f'panoptic_head.{table}.weight' for table in ('query_embed', 'query_feat', 'level_embed')}
     names = {id(param): name for name, param in model.named_parameters()}
@@ -168,7 +178,7 @@ def test_mask2former_recipe(name, build):
         for param in group['params']:
             of_backbone = names[id(param)].startswith('backbone.')
             assert group['lr'] == pytest.approx(1e-5 if of_backbone else 1e-4), names[id(param)]
-            assert group['weight_decay'] == (0. if names[id(param)] in undecayed else 0.05), names[id(param)]
+            assert group['weight_decay'] == (0.0 if names[id(param)] in undecayed else 0.05), names[id(param)]
 
 
 def test_backbone_of_mask2former_r50_is_trained_whole():

@@ -1,4 +1,5 @@
 """What the configs of the paper's tables set: the numbers of the Focal and Swin papers and of MMDetection."""
+
 from collections import defaultdict
 from pathlib import Path
 
@@ -9,15 +10,21 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import mmfocal.registration  # noqa: F401
-from mmfocal.analysis.paper import paper_rows
+from mmfocal.benchmark.paper.tables import paper_rows
 
 FOLDER = Path(__file__).parents[2] / 'configs'
 ROWS = {row['config']: row for row in paper_rows('detection') if row['config']}
-BEYOND = [f'{method}_focal_{size}_3x' for method in ('cascade_mask_rcnn', 'atss', 'sparse_rcnn') for size in ('small', 'base')]
+BEYOND = [
+    f'{method}_focal_{size}_3x' for method in ('cascade_mask_rcnn', 'atss', 'sparse_rcnn') for size in ('small', 'base')
+]
 ADAMW = dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05)
 DROP_PATHS = {  # 1x, 3x
-    'focal_tiny': (0.2, 0.3), 'focal_small': (0.2, 0.5), 'focal_base': (0.3, 0.5),
-    'swin_tiny': (0.1, 0.2), 'swin_small': (0.2, 0.2), 'swin_base': (0.3, 0.3),
+    'focal_tiny': (0.2, 0.3),
+    'focal_small': (0.2, 0.5),
+    'focal_base': (0.3, 0.5),
+    'swin_tiny': (0.1, 0.2),
+    'swin_small': (0.2, 0.2),
+    'swin_base': (0.3, 0.3),
 }
 
 
@@ -32,7 +39,14 @@ def load(name):
 
 
 def test_all_rows_have_a_config():
-    names = [*ROWS, *BEYOND, 'atss_dyhead_focal_large_3x', 'htc_focal_large_3x', 'dino_focal_tiny_1x', 'dino_focal_large_3x']
+    names = [
+        *ROWS,
+        *BEYOND,
+        'atss_dyhead_focal_large_3x',
+        'htc_focal_large_3x',
+        'dino_focal_tiny_1x',
+        'dino_focal_large_3x',
+    ]
     assert [name for name in names if not (FOLDER / f'{name}.py').is_file()] == []
     assert len(ROWS) == 2 * 2 * 13 + 4 * 3  # Tables 3 and 4 without ViL, Table 5
 
@@ -66,7 +80,7 @@ def test_schedule_and_data(name):
 def test_optimizer(name):
     wrapper = load(name).optim_wrapper.to_dict()
     optimizer, clip_grad = ADAMW, None
-    paramwise_cfg = dict(norm_decay_mult=0., custom_keys=dict(bias_table=dict(decay_mult=0.)))
+    paramwise_cfg = dict(norm_decay_mult=0.0, custom_keys=dict(bias_table=dict(decay_mult=0.0)))
     if name.startswith('sparse_rcnn'):
         optimizer = dict(ADAMW, lr=2.5e-5, weight_decay=1e-4)
         clip_grad = dict(max_norm=1, norm_type=2)
@@ -98,7 +112,13 @@ def test_a_detectors_configs_differ_in_the_backbone_only():
     groups = defaultdict(dict)
     for name, row in ROWS.items():
         # ResNets in 1x, and PVT, have recipes of their own.
-        family = 'PVT' if 'PVT' in row['backbone'] else 'ResNet' if 'Res' in row['backbone'] and row['schedule'] == '1x' else ''
+        family = (
+            'PVT'
+            if 'PVT' in row['backbone']
+            else 'ResNet'
+            if 'Res' in row['backbone'] and row['schedule'] == '1x'
+            else ''
+        )
         cfg = load(name).to_dict()
         for key in ('backbone', 'channels', 'drop_path'):  # what the backbone's base gives the config
             cfg.pop(key, None)
@@ -111,27 +131,50 @@ def test_a_detectors_configs_differ_in_the_backbone_only():
     assert len(groups) == 2 * (3 + 2) + 4
 
 
-@pytest.mark.parametrize('name', ['retinanet_swin_small_1x', 'mask_rcnn_focal_base_3x', 'cascade_mask_rcnn_focal_tiny_3x',
-                                  'sparse_rcnn_focal_tiny_3x'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'retinanet_swin_small_1x',
+        'mask_rcnn_focal_base_3x',
+        'cascade_mask_rcnn_focal_tiny_3x',
+        'sparse_rcnn_focal_tiny_3x',
+    ],
+)
 def test_norms_and_position_tables_do_not_decay(name):
     cfg = load(name)
     init_default_scope('mmdet')
     model = MODELS.build(cfg.model)
     norms = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.modules.batchnorm._BatchNorm)
-    expected = {f'{module}.{param}' for module, layer in model.named_modules() if isinstance(layer, norms)
-                for param, _ in layer.named_parameters()}
+    expected = {
+        f'{module}.{param}'
+        for module, layer in model.named_modules()
+        if isinstance(layer, norms)
+        for param, _ in layer.named_parameters()
+    }
     expected |= {param for param, _ in model.named_parameters() if 'bias_table' in param}
     names = {id(param): name for name, param in model.named_parameters()}
-    undecayed = {names[id(group['params'][0])] for group in build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
-                 if not group['weight_decay']}
+    undecayed = {
+        names[id(group['params'][0])]
+        for group in build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+        if not group['weight_decay']
+    }
     assert undecayed == expected and any('bias_table' in param for param in undecayed)
 
 
 def test_cascade_box_heads():
     heads = load('cascade_mask_rcnn_r50_3x').model.roi_head.bbox_head
-    assert [head.bbox_coder.target_stds for head in heads] == [[0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [0.033, 0.033, 0.067, 0.067]]
+    assert [head.bbox_coder.target_stds for head in heads] == [
+        [0.1, 0.1, 0.2, 0.2],
+        [0.05, 0.05, 0.1, 0.1],
+        [0.033, 0.033, 0.067, 0.067],
+    ]
     for head in heads:
-        assert (head.num_shared_convs, head.num_shared_fcs, head.norm_cfg.type, head.loss_bbox.type) == (4, 1, 'SyncBN', 'GIoULoss')
+        assert (head.num_shared_convs, head.num_shared_fcs, head.norm_cfg.type, head.loss_bbox.type) == (
+            4,
+            1,
+            'SyncBN',
+            'GIoULoss',
+        )
         assert head.reg_decoded_bbox, 'GIoU is of boxes'
 
 
@@ -140,7 +183,9 @@ def test_sparse_rcnn_has_300_proposals():
     assert model.rpn_head.num_proposals == model.test_cfg.rcnn.max_per_img == 300 and len(model.roi_head.bbox_head) == 6
 
 
-@pytest.mark.parametrize('name, epochs, steps, levels', [('dino_focal_tiny_1x', 12, [11], 4), ('dino_focal_large_3x', 36, [27, 33], 5)])
+@pytest.mark.parametrize(
+    'name, epochs, steps, levels', [('dino_focal_tiny_1x', 12, [11], 4), ('dino_focal_large_3x', 36, [27, 33], 5)]
+)
 def test_dino(name, epochs, steps, levels):
     cfg = load(name)
     assert cfg.train_cfg.max_epochs == epochs and [part.milestones for part in cfg.param_scheduler] == [steps]
@@ -149,4 +194,6 @@ def test_dino(name, epochs, steps, levels):
     assert cfg.optim_wrapper.clip_grad.max_norm == 0.1 and not cfg.train_dataloader.dataset.filter_cfg.filter_empty_gt
     model = cfg.model
     assert model.num_feature_levels == model.neck.num_outs == levels
-    assert model.encoder.layer_cfg.self_attn_cfg.num_levels == model.decoder.layer_cfg.cross_attn_cfg.num_levels == levels
+    assert (
+        model.encoder.layer_cfg.self_attn_cfg.num_levels == model.decoder.layer_cfg.cross_attn_cfg.num_levels == levels
+    )

@@ -139,12 +139,15 @@ def test_an_interrupted_run_is_made_whole(tmp_path, monkeypatch):
     assert not make_shapes(tmp_path, 4, 4, size=(64, 64))
 
 
-@pytest.mark.parametrize('arguments, sentence', [
-    (dict(num_train=0), 'num_train=0, num_val=2, seed=0: must be at least 1, 1 and 0'),
-    (dict(seed=-1), 'seed=-1: must be at least'),
-    (dict(size=(96, 64)), 'size=.96, 64.: must be MIN and MAX in px'),
-    (dict(size=(20, 64)), 'size=.20, 64.: .* 36 <= MIN'),
-])
+@pytest.mark.parametrize(
+    'arguments, sentence',
+    [
+        (dict(num_train=0), 'num_train=0, num_val=2, seed=0: must be at least 1, 1 and 0'),
+        (dict(seed=-1), 'seed=-1: must be at least'),
+        (dict(size=(96, 64)), 'size=.96, 64.: must be MIN and MAX in px'),
+        (dict(size=(20, 64)), 'size=.20, 64.: .* 36 <= MIN'),
+    ],
+)
 def test_bad_numbers_are_refused(tmp_path, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
         make_shapes(tmp_path / 'shapes', **{**dict(num_train=2, num_val=2), **arguments})
@@ -166,17 +169,21 @@ def test_tool(tmp_path):
     def run(*arguments):
         return subprocess.run(
             [sys.executable, ROOT / 'tools/dataset_converters/make_shapes.py', *map(str, arguments)],
-            capture_output=True, text=True, cwd=ROOT, env=dict(PYTHONPATH=str(ROOT)))
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=dict(PYTHONPATH=str(ROOT)),
+        )
 
     small = (tmp_path / 'shapes', '--num-train', 3, '--num-val', 2, '--size', 64, 80, '--seed', 1)
     made = run(*small)
     assert made.returncode == 0 and made.stderr == ''
-    assert made.stdout == (f'{tmp_path / "shapes"}: 3 training and 2 validation images of 64-80 px, '
-                           'seed 1, made\n')
+    assert made.stdout == (f'{tmp_path / "shapes"}: 3 training and 2 validation images of 64-80 px, seed 1, made\n')
     assert run(*small).stdout.endswith('already there\n')
 
     refused = run(tmp_path)
     assert refused.returncode == 1 and refused.stdout == ''
-    assert refused.stderr == (f'make_shapes.py: {tmp_path}: holds other files than a shapes data set; '
-                              'name a new folder\n')
+    assert refused.stderr == (
+        f'make_shapes.py: {tmp_path}: holds other files than a shapes data set; name a new folder\n'
+    )
     assert "invalid int value: 'x'" in run(tmp_path, '--seed', 'x').stderr

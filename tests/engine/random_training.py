@@ -2,6 +2,7 @@
 
 After `until` iterations `kill` is called; as the command, a SIGTERM then goes to all of its processes.
 """
+
 import ast
 import os
 import random
@@ -23,7 +24,7 @@ from mmfocal.engine import FocalRunner
 
 
 class Noise(Dataset):
-    metainfo = dict(classes=('noise', ))
+    metainfo = dict(classes=('noise',))
 
     def __init__(self, log=None):
         self.log = log  # a file, for indices that are read
@@ -40,7 +41,6 @@ class Noise(Dataset):
 
 
 class RandomNet(BaseModel):
-
     def __init__(self, ballast):
         super().__init__()
         torch.manual_seed(0)
@@ -88,7 +88,7 @@ class CpuAmpOptimWrapper(AmpOptimWrapper):
 
     def __init__(self, **kwargs):
         super(AmpOptimWrapper, self).__init__(**kwargs)
-        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=64., growth_interval=3)
+        self.loss_scaler = torch.amp.GradScaler('cpu', init_scale=64.0, growth_interval=3)
         self._scale_update_param, self.cast_dtype = None, None
 
     def optim_context(self, model):
@@ -99,12 +99,35 @@ def kill():
     raise Killed
 
 
-def train(work_dir, by_epoch=True, until=None, workers=0, ema=False, amp=False, accumulate=1, batch_size=4, log=None, kill=kill,
-          resume=True, seed=3, val=True, runner_type=FocalRunner, hook='SafeCheckpointHook', checkpoint=None, hooks=(),
-          load_from=None, launcher='none', ballast=0):
+def train(
+    work_dir,
+    by_epoch=True,
+    until=None,
+    workers=0,
+    ema=False,
+    amp=False,
+    accumulate=1,
+    batch_size=4,
+    log=None,
+    kill=kill,
+    resume=True,
+    seed=3,
+    val=True,
+    runner_type=FocalRunner,
+    hook='SafeCheckpointHook',
+    checkpoint=None,
+    hooks=(),
+    load_from=None,
+    launcher='none',
+    ballast=0,
+):
     """15 iterations in 3 epochs of 5; a checkpoint each epoch, or each 4 iterations."""
-    loader = dict(batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0,
-                  collate_fn=dict(type='default_collate'))
+    loader = dict(
+        batch_size=batch_size,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=dict(type='default_collate'),
+    )
     length, interval = (dict(max_epochs=3), 1) if by_epoch else (dict(max_iters=15), 4)
     custom_hooks = [KillHook(until, kill), *hooks]
     if ema:
@@ -113,20 +136,47 @@ def train(work_dir, by_epoch=True, until=None, workers=0, ema=False, amp=False, 
     if val:
         more = dict(
             val_dataloader=dict(dataset=Noise(), sampler=dict(type='DefaultSampler', shuffle=False), **loader),
-            val_evaluator=dict(type=Mean), val_cfg=dict())
+            val_evaluator=dict(type=Mean),
+            val_cfg=dict(),
+        )
     runner = runner_type(
-        RandomNet(ballast), str(work_dir), resume=resume, load_from=load_from, launcher=launcher, randomness=dict(seed=seed), experiment_name=f'{work_dir} {until}',
+        RandomNet(ballast),
+        str(work_dir),
+        resume=resume,
+        load_from=load_from,
+        launcher=launcher,
+        randomness=dict(seed=seed),
+        experiment_name=f'{work_dir} {until}',
         train_dataloader=dict(
-            dataset=Noise(log), sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True), **loader),
+            dataset=Noise(log),
+            sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler', shuffle=True),
+            **loader,
+        ),
         train_cfg=dict(by_epoch=by_epoch, val_interval=interval, **length),
-        optim_wrapper=dict(type='CpuAmpOptimWrapper' if amp else 'OptimWrapper', optimizer=dict(type='AdamW', lr=0.01),
-                           accumulative_counts=accumulate),
-        param_scheduler=[dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=7),
-                         dict(type='CosineAnnealingLR', by_epoch=True, T_max=3, convert_to_iter_based=by_epoch, epoch_length=5)],
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=1),
-                           checkpoint=dict(type=hook, interval=interval, by_epoch=by_epoch, max_keep_ckpts=2,
-                                           save_best='mean' if val else None, rule='greater' if val else None) | (checkpoint or {})),
-        custom_hooks=custom_hooks, **more)
+        optim_wrapper=dict(
+            type='CpuAmpOptimWrapper' if amp else 'OptimWrapper',
+            optimizer=dict(type='AdamW', lr=0.01),
+            accumulative_counts=accumulate,
+        ),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=7),
+            dict(type='CosineAnnealingLR', by_epoch=True, T_max=3, convert_to_iter_based=by_epoch, epoch_length=5),
+        ],
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=dict(
+                type=hook,
+                interval=interval,
+                by_epoch=by_epoch,
+                max_keep_ckpts=2,
+                save_best='mean' if val else None,
+                rule='greater' if val else None,
+            )
+            | (checkpoint or {}),
+        ),
+        custom_hooks=custom_hooks,
+        **more,
+    )
     runner.train()
     return runner
 

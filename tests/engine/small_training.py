@@ -2,6 +2,7 @@
 
 HOW: the second is killed, raises, or lives.
 """
+
 import os
 import signal
 import sys
@@ -16,7 +17,6 @@ from mmfocal.engine import FocalRunner
 
 
 class Linear(BaseModel):
-
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(2, 2)
@@ -26,7 +26,6 @@ class Linear(BaseModel):
 
 
 class Points(Dataset):
-
     def __init__(self, broken):
         self.broken = broken
 
@@ -40,7 +39,6 @@ class Points(Dataset):
 
 
 class Dies(Hook):
-
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.rank == 1 and batch_idx == 5:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -48,9 +46,16 @@ class Dies(Hook):
 
 work_dir, how = sys.argv[1:3]
 FocalRunner(
-    Linear(), work_dir, launcher='pytorch', custom_hooks=[Dies()] if how == 'killed' else [],
+    Linear(),
+    work_dir,
+    launcher='pytorch',
+    custom_hooks=[Dies()] if how == 'killed' else [],
     train_dataloader=dict(
-        dataset=Points(how == 'raises'), batch_size=1, sampler=dict(type='DefaultSampler', shuffle=False),
-        collate_fn=dict(type='default_collate')),
+        dataset=Points(how == 'raises'),
+        batch_size=1,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+    ),
     train_cfg=dict(by_epoch=True, max_epochs=1),
-    optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1))).train()
+    optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+).train()

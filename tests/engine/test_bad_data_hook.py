@@ -1,4 +1,5 @@
 """BadDataHook counts what the samples of a batch say was skipped, over all processes and after resuming."""
+
 from types import SimpleNamespace
 
 import pytest
@@ -35,7 +36,7 @@ def test_sentences_and_counts(runner):
     assert runner.told == [f"bad_data='skip': another sample takes the place of {name}" for name in 'ab']
     hook.before_train_iter(runner, 0, batch('a', *'cdefg'))
     assert count(runner) == 8 and len(runner.told) == 6
-    assert runner.told[5] == 'Others are only counted; tools/misc/check_dataset.py --images lists all.'
+    assert runner.told[5] == 'Others are only counted; tools/check_dataset.py --images lists all.'
 
 
 def test_a_resumed_training_goes_on_counting(runner):

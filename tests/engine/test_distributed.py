@@ -1,4 +1,5 @@
 """Jobs of several processes, without a GPU."""
+
 import json
 import os
 import pickle
@@ -14,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmfocal.checkpoints import load_checkpoint
 from mmfocal.datasets.shapes import make_shapes
+from mmfocal.weights import load_checkpoint
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -27,8 +28,11 @@ TOOL_OPTIONS = [f'{name}={str(value).replace(" ", "")}' for name, value in OPTIO
 
 def run(script, *args, timeout=300, **environment):
     """Runs a shell script of tools/, or what torchrun is to run."""
-    command = ['bash', ROOT / 'tools' / script] if script.endswith('.sh') else [
-        sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', HERE / script]
+    command = (
+        ['bash', ROOT / 'tools' / script]
+        if script.endswith('.sh')
+        else [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', HERE / script]
+    )
     path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
     environment = {**os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **environment}
     command = [str(part) for part in (*command, *args)]
@@ -49,8 +53,11 @@ def run_here(monkeypatch, script, *args):
 
 def logged(work_dir, key):
     """A figure of all iterations that a work directory logged."""
-    lines = [json.loads(line) for file in sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
-             for line in file.read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for file in sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
+        for line in file.read_text().splitlines()
+    ]
     return torch.tensor([line[key] for line in lines if key in line])
 
 
@@ -102,8 +109,17 @@ def resumed_on_one(pair, data, tmp_path_factory):
     (work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('SHAPES_ROOT', str(data))
-        run_here(patch, 'train.py', NANO, '--work-dir', work_dir, '--resume', '--cfg-options', *TOOL_OPTIONS,
-                 'train_cfg.max_epochs=2')
+        run_here(
+            patch,
+            'train.py',
+            NANO,
+            '--work-dir',
+            work_dir,
+            '--resume',
+            '--cfg-options',
+            *TOOL_OPTIONS,
+            'train_cfg.max_epochs=2',
+        )
     return work_dir
 
 
@@ -116,8 +132,20 @@ def test_a_checkpoint_of_two_resumes_on_one(resumed_on_one):
 
 def resume_on_two(data, checkpoint, work_dir, *options):
     """The third epoch."""
-    done = run('dist_train.sh', NANO, 2, '--work-dir', work_dir, '--resume', checkpoint, '--cfg-options',
-               *TOOL_OPTIONS, 'train_cfg.max_epochs=3', *options, SHAPES_ROOT=str(data))
+    done = run(
+        'dist_train.sh',
+        NANO,
+        2,
+        '--work-dir',
+        work_dir,
+        '--resume',
+        checkpoint,
+        '--cfg-options',
+        *TOOL_OPTIONS,
+        'train_cfg.max_epochs=3',
+        *options,
+        SHAPES_ROOT=str(data),
+    )
     assert done.returncode == 0, done.stderr
     return work_dir
 
@@ -149,13 +177,34 @@ def test_fsdp_resumes_as_ddp(resumed_on_one, resumed_on_two, data, tmp_path):
 def test_metrics_of_two_are_those_of_one(pair, data, tmp_path, monkeypatch):
     options = [*TOOL_OPTIONS, 'test_dataloader.batch_size=1']
     checkpoint = pair / 'ddp/epoch_1.pth'
-    done = run('dist_test.sh', NANO, checkpoint, 2, '--work-dir', tmp_path / 'two', '--out', tmp_path / 'two.pkl',
-               '--cfg-options', *options, SHAPES_ROOT=str(data))
+    done = run(
+        'dist_test.sh',
+        NANO,
+        checkpoint,
+        2,
+        '--work-dir',
+        tmp_path / 'two',
+        '--out',
+        tmp_path / 'two.pkl',
+        '--cfg-options',
+        *options,
+        SHAPES_ROOT=str(data),
+    )
     assert done.returncode == 0, done.stderr
     assert 'SyncBN layers run as BN' in done.stdout + done.stderr
     monkeypatch.setenv('SHAPES_ROOT', str(data))
-    run_here(monkeypatch, 'test.py', NANO, checkpoint, '--work-dir', tmp_path / 'one', '--out', tmp_path / 'one.pkl',
-             '--cfg-options', *options)
+    run_here(
+        monkeypatch,
+        'test.py',
+        NANO,
+        checkpoint,
+        '--work-dir',
+        tmp_path / 'one',
+        '--out',
+        tmp_path / 'one.pkl',
+        '--cfg-options',
+        *options,
+    )
 
     one, two = (json.loads(next(tmp_path.glob(f'{name}/*/*.json')).read_text()) for name in ('one', 'two'))
     metrics = [name for name in one if name.startswith('coco/')]
@@ -184,9 +233,22 @@ def test_two_nodes(tmp_path):
         free.bind(('', 0))
         port = str(free.getsockname()[1])
     with ThreadPoolExecutor() as pool:
-        nodes = [pool.submit(run, 'dist_run.sh', '../tests/engine/small_training.py', 1, tmp_path, 'lives', timeout=240,
-                             NNODES='2', NODE_RANK=str(rank), MASTER_ADDR='127.0.0.1', PORT=port)
-                 for rank in range(2)]
+        nodes = [
+            pool.submit(
+                run,
+                'dist_run.sh',
+                '../tests/engine/small_training.py',
+                1,
+                tmp_path,
+                'lives',
+                timeout=240,
+                NNODES='2',
+                NODE_RANK=str(rank),
+                MASTER_ADDR='127.0.0.1',
+                PORT=port,
+            )
+            for rank in range(2)
+        ]
     for node in nodes:
         assert node.result().returncode == 0, node.result().stderr
     assert load_checkpoint(tmp_path / 'epoch_1.pth')['meta']['iter'] == 50  # 100 points

@@ -2,6 +2,7 @@
 
 Run by torchrun, test_divergence.py WORK_DIR, it trains in several processes and prints what each says.
 """
+
 import json
 import os
 import subprocess
@@ -16,9 +17,9 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmfocal.checkpoints import load_checkpoint
 from mmfocal.engine import FocalRunner
 from mmfocal.errors import DivergenceError
+from mmfocal.weights import load_checkpoint
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -47,23 +48,41 @@ class Norms(BaseModel):
         inputs = inputs if torch.is_tensor(inputs) else torch.stack(inputs)
         weight = Spoil.apply(self.layer.weight) if (inputs == 666).any() else self.layer.weight
         out = nn.functional.linear(self.norm(inputs), weight, self.layer.bias)
-        constant = torch.tensor(float('nan') if (inputs == -1).any() else 1.)
+        constant = torch.tensor(float('nan') if (inputs == -1).any() else 1.0)
         return dict(loss_out=[out.square().mean(), out.abs().mean()], loss_constant=constant, acc=constant)
 
 
 def train(work_dir, spoilt, hook={}, resume=False, launcher='none', cfg={}, **optim_wrapper):
     """Three epochs of four batches of two points; `spoilt` are values by the number of the point."""
-    points = [dict(inputs=torch.tensor([float(i), spoilt.get(i, 1. + i % 3)]),
-                   data_samples=BaseDataElement(metainfo=dict(img_id=100 + i, img_path=f'images/{i}.jpg')))
-              for i in range(8)]
+    points = [
+        dict(
+            inputs=torch.tensor([float(i), spoilt.get(i, 1.0 + i % 3)]),
+            data_samples=BaseDataElement(metainfo=dict(img_id=100 + i, img_path=f'images/{i}.jpg')),
+        )
+        for i in range(8)
+    ]
     runner = FocalRunner(
-        Norms(), str(work_dir), dict(dataset=points, batch_size=2, collate_fn=dict(type='pseudo_collate'),
-                                     sampler=dict(type='DefaultSampler', shuffle=False)),
-        train_cfg=dict(by_epoch=True, max_epochs=3), resume=resume, randomness=dict(seed=0),
-        launcher=launcher, cfg=cfg, default_hooks=dict(
-            logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1)),
-        custom_hooks=[] if hook is None else [dict(type='DivergenceHook', **hook)], experiment_name=work_dir.name,
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1), clip_grad=dict(max_norm=1), **optim_wrapper))
+        Norms(),
+        str(work_dir),
+        dict(
+            dataset=points,
+            batch_size=2,
+            collate_fn=dict(type='pseudo_collate'),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=3),
+        resume=resume,
+        randomness=dict(seed=0),
+        launcher=launcher,
+        cfg=cfg,
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1),
+        ),
+        custom_hooks=[] if hook is None else [dict(type='DivergenceHook', **hook)],
+        experiment_name=work_dir.name,
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=0.1), clip_grad=dict(max_norm=1), **optim_wrapper),
+    )
     try:
         runner.train()
         error = None
@@ -76,10 +95,15 @@ def is_finite(state_dict):
     return all(value.isfinite().all() for value in state_dict.values())
 
 
-@pytest.mark.parametrize('value, what', [
-    (float('nan'), 'loss_out is nan'), (float('inf'), 'loss_out is nan'), (-1., 'loss_constant is nan'),
-    (666., 'all losses are finite, but not the gradient of layer.weight'),
-])
+@pytest.mark.parametrize(
+    'value, what',
+    [
+        (float('nan'), 'loss_out is nan'),
+        (float('inf'), 'loss_out is nan'),
+        (-1.0, 'loss_constant is nan'),
+        (666.0, 'all losses are finite, but not the gradient of layer.weight'),
+    ],
+)
 def test_training_stops_before_the_step(value, what, tmp_path):
     """At the third batch, though clipping makes one gradient's NaN that of all weights."""
     runner, error = train(tmp_path, {5: value})
@@ -95,7 +119,7 @@ def test_training_stops_before_the_step(value, what, tmp_path):
 
 def test_without_the_hook_it_is_in_the_weights(tmp_path):
     """The control, with MMEngine's default hooks alone."""
-    runner, error = train(tmp_path, {5: 666.}, hook=None)
+    runner, error = train(tmp_path, {5: 666.0}, hook=None)
     assert error is None and not is_finite(load_checkpoint(tmp_path / 'iter_3.pth')['state_dict'])
     assert not is_finite(runner.model.state_dict())
 
@@ -103,11 +127,11 @@ def test_without_the_hook_it_is_in_the_weights(tmp_path):
 def test_all_accumulated_batches_are_considered(tmp_path):
     _, error = train(tmp_path, {1: float('nan')}, accumulative_counts=2)
     assert error.startswith('iteration 2: loss_out is nan (images 100 (images/0.jpg), 101 (images/1.jpg)); ')
-    _, error = train(tmp_path / 'gradient', {1: 666.}, accumulative_counts=2)
+    _, error = train(tmp_path / 'gradient', {1: 666.0}, accumulative_counts=2)
     assert 'of layer.weight (images 100 (images/0.jpg), 101 (images/1.jpg), 102 (images/2.jpg), 103' in error
 
 
-@pytest.mark.parametrize('value', [float('nan'), 666.])
+@pytest.mark.parametrize('value', [float('nan'), 666.0])
 def test_steps_are_skipped_and_counted(value, tmp_path):
     runner, error = train(tmp_path, {5: value}, dict(skip=1))
     assert error is None and runner.iter == 12
@@ -124,7 +148,7 @@ def test_steps_are_skipped_and_counted(value, tmp_path):
 
 
 def test_too_many_in_a_row(tmp_path):
-    _, error = train(tmp_path, {3: 666., 5: 666., 7: 666.}, dict(skip=2))
+    _, error = train(tmp_path, {3: 666.0, 5: 666.0, 7: 666.0}, dict(skip=2))
     assert error.startswith('iteration 4: all losses are finite') and 'and the 2 steps before it were skipped' in error
 
 
@@ -142,14 +166,14 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
 
 def test_float16_finds_its_scale(tmp_path):
     """Steps that overflow are GradScaler's to leave out; the hook counts them, 20 in a row at most."""
-    runner, error = train(tmp_path, {}, type='CPUAmpOptimWrapper', init_scale=2.**24)
+    runner, error = train(tmp_path, {}, type='CPUAmpOptimWrapper', init_scale=2.0**24)
     skipped = runner.message_hub.get_scalar('train/skipped_steps').current()
     assert error is None and 0 < skipped < 12 and is_finite(runner.model.state_dict())
-    assert runner.optim_wrapper.loss_scaler.get_scale() == 2.**(24 - skipped)
+    assert runner.optim_wrapper.loss_scaler.get_scale() == 2.0 ** (24 - skipped)
     state = load_checkpoint(tmp_path / 'iter_12.pth')['optimizer']['state']
     assert state[0]['step'] == 12 - skipped
-    spoilt = dict.fromkeys(range(8), 666.)
-    _, error = train(tmp_path / 'never', spoilt, dict(skip=5), type='CPUAmpOptimWrapper', init_scale=2.)
+    spoilt = dict.fromkeys(range(8), 666.0)
+    _, error = train(tmp_path / 'never', spoilt, dict(skip=5), type='CPUAmpOptimWrapper', init_scale=2.0)
     assert error.startswith('iteration 6: ') and 'the 5 steps before it were skipped' in error
 
 
@@ -177,12 +201,32 @@ def infinite_step(at, step=torch.optim.AdamW.step):
 @pytest.mark.slow
 def test_the_tool_ends_with_the_sentence(shapes, tmp_path):
     """A learning rate at which the second loss is NaN, by itself."""
-    options = ['optim_wrapper.optimizer.lr=1e30', 'param_scheduler=[]', 'model.backbone.arch.depths=(1,1,1,1)',
-               *(f'{split}_dataloader.{option}' for split in ('train', 'val', 'test')
-                 for option in ('num_workers=0', 'persistent_workers=False'))]
+    options = [
+        'optim_wrapper.optimizer.lr=1e30',
+        'param_scheduler=[]',
+        'model.backbone.arch.depths=(1,1,1,1)',
+        *(
+            f'{split}_dataloader.{option}'
+            for split in ('train', 'val', 'test')
+            for option in ('num_workers=0', 'persistent_workers=False')
+        ),
+    ]
     done = subprocess.run(
-        [sys.executable, 'tools/train.py', 'configs/atss_focal_nano_shapes.py', '--work-dir', str(tmp_path), '--cfg-options', *options],
-        cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, 'SHAPES_ROOT': str(shapes)})
+        [
+            sys.executable,
+            'tools/train.py',
+            'configs/atss_focal_nano_shapes.py',
+            '--work-dir',
+            str(tmp_path),
+            '--cfg-options',
+            *options,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, 'SHAPES_ROOT': str(shapes)},
+    )
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     sentence = done.stderr.splitlines()[-1]
     assert sentence.startswith('error: iteration 2: loss_cls is nan') and 'train2017/0' in sentence
@@ -193,24 +237,30 @@ def test_the_tool_ends_with_the_sentence(shapes, tmp_path):
 def test_all_processes_stop_or_skip_together(tmp_path):
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', __file__, str(tmp_path)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'})
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
+    )
     assert done.returncode == 0, done.stderr
     said = [(tmp_path / f'{rank}.txt').read_text().splitlines() for rank in range(2)]
     assert said[0] == said[1]
     images = '(images 105 (images/5.jpg), 107 (images/7.jpg))'  # of the second process
     assert [line.split(';')[0] for line in said[0][:3]] == [
-        f'iteration 2: loss_out is nan {images}', f'iteration 2: loss_constant is nan {images}',
+        f'iteration 2: loss_out is nan {images}',
+        f'iteration 2: loss_constant is nan {images}',
         'iteration 2: all losses are finite, but not the gradient of layer.weight (images 104 (images/4.jpg), '
-        '106 (images/6.jpg), 105 (images/5.jpg), 107 (images/7.jpg))']
+        '106 (images/6.jpg), 105 (images/5.jpg), 107 (images/7.jpg))',
+    ]
     assert said[0][3] == said[0][2]  # as FSDP
     assert said[0][4:] == ['6 iterations, 3 skipped, finite'] * 2
 
 
 def main(work_dir):
     torch.distributed.init_process_group('gloo')
-    cases = [(dict(hook={}), value) for value in (float('nan'), -1., 666.)]
+    cases = [(dict(hook={}), value) for value in (float('nan'), -1.0, 666.0)]
     sharded = dict(cfg=dict(fsdp_units=['BatchNorm1d']))
-    cases += [(sharded, 666.), (dict(hook=dict(skip=1)), -1.), (dict(hook=dict(skip=1), **sharded), float('nan'))]
+    cases += [(sharded, 666.0), (dict(hook=dict(skip=1)), -1.0), (dict(hook=dict(skip=1), **sharded), float('nan'))]
     said = []
     for number, (arguments, value) in enumerate(cases):
         runner, error = train(Path(work_dir, str(number)), {5: value}, launcher='pytorch', **arguments)

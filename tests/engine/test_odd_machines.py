@@ -1,4 +1,5 @@
 """What a machine lacks, or has otherwise than most, does no harm or is said in a sentence."""
+
 import errno
 import io
 import json
@@ -30,7 +31,6 @@ class Refused:
 
 
 class Samples(Dataset):
-
     def __init__(self, give):
         self.give = give
 
@@ -54,16 +54,33 @@ def read(give):
 SHM = 'unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)'
 
 
-@pytest.mark.parametrize('give, said', [
-    (lambda: Refused(RuntimeError(SHM)), 'error: /dev/shm ('),
-    (lambda: os.kill(os.getpid(), signal.SIGBUS), 'error: /dev/shm ('),
-    (lambda: os.kill(os.getpid(), signal.SIGKILL), 'error: a worker of a data loader was killed, or found no memory'),
-    (lambda: fails(MemoryError('Unable to allocate 2 TiB')), 'error: a worker of a data loader was killed, or found no'),
-    (lambda: fails(RuntimeError("DefaultCPUAllocator: can't allocate memory")), 'error: a worker of a data loader was'),
-    (lambda: fails(OSError(errno.EMFILE, os.strerror(errno.EMFILE))), 'error: too many open files: raise their number'),
-    (lambda: fails(PermissionError(errno.EACCES, 'Permission denied', 'a.jpg')),
-     "error: [Errno 13] Permission denied: 'a.jpg'; allow it, or choose another"),
-])
+@pytest.mark.parametrize(
+    'give, said',
+    [
+        (lambda: Refused(RuntimeError(SHM)), 'error: /dev/shm ('),
+        (lambda: os.kill(os.getpid(), signal.SIGBUS), 'error: /dev/shm ('),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+            'error: a worker of a data loader was killed, or found no memory',
+        ),
+        (
+            lambda: fails(MemoryError('Unable to allocate 2 TiB')),
+            'error: a worker of a data loader was killed, or found no',
+        ),
+        (
+            lambda: fails(RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+            'error: a worker of a data loader was',
+        ),
+        (
+            lambda: fails(OSError(errno.EMFILE, os.strerror(errno.EMFILE))),
+            'error: too many open files: raise their number',
+        ),
+        (
+            lambda: fails(PermissionError(errno.EACCES, 'Permission denied', 'a.jpg')),
+            "error: [Errno 13] Permission denied: 'a.jpg'; allow it, or choose another",
+        ),
+    ],
+)
 def test_what_a_worker_dies_of(give, said, capfd):
     with pytest.raises(SystemExit), one_sentence_errors():
         read(give)
@@ -78,17 +95,25 @@ def test_what_cannot_be_handed_over_does_not_hang(capfd):
     assert 'not to be pickled' in capfd.readouterr().err
 
 
-@pytest.mark.parametrize('error, said', [
-    (OSError(errno.ENOSPC, 'No space left on device', 'work/log'), "[Errno 28] No space left on device: 'work/log'; make room"),
-    (OSError(errno.EROFS, 'Read-only file system', 'work'), "[Errno 30] Read-only file system: 'work'; allow it"),
-])
+@pytest.mark.parametrize(
+    'error, said',
+    [
+        (
+            OSError(errno.ENOSPC, 'No space left on device', 'work/log'),
+            "[Errno 28] No space left on device: 'work/log'; make room",
+        ),
+        (OSError(errno.EROFS, 'Read-only file system', 'work'), "[Errno 30] Read-only file system: 'work'; allow it"),
+    ],
+)
 def test_disks(error, said, capsys):
     with pytest.raises(SystemExit), one_sentence_errors():
         raise error
     assert capsys.readouterr().err.startswith(f'error: {said}')
 
 
-@pytest.mark.parametrize('error', [OSError(errno.EIO, 'Input/output error'), RuntimeError('mat1 and mat2'), TypeError('no')])
+@pytest.mark.parametrize(
+    'error', [OSError(errno.EIO, 'Input/output error'), RuntimeError('mat1 and mat2'), TypeError('no')]
+)
 def test_other_errors_keep_their_traceback(error):
     with pytest.raises(type(error)), one_sentence_errors():
         raise error
@@ -103,7 +128,9 @@ def test_a_folder_that_cannot_be_made(shapes, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         runpy.run_path('tools/train.py', run_name='__main__')
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith('error: ') and "'/sys/mmfocal'; allow it, or choose another folder, as by --work-dir" in error
+    assert (
+        error.startswith('error: ') and "'/sys/mmfocal'; allow it, or choose another folder, as by --work-dir" in error
+    )
 
 
 def test_a_terminal_of_ascii(monkeypatch):
@@ -132,13 +159,38 @@ def test_odd_names_on_a_small_machine(shapes, tmp_path):
         coco = json.loads(path.read_text())
         coco['categories'][0]['name'] = '圆圈'
         path.write_text(json.dumps(coco, ensure_ascii=False), encoding='utf-8')
-    classes = [f"{split}_dataloader.dataset.metainfo.classes=('圆圈','square','triangle','cross')" for split in ('train', 'val', 'test')]
+    classes = [
+        f"{split}_dataloader.dataset.metainfo.classes=('圆圈','square','triangle','cross')"
+        for split in ('train', 'val', 'test')
+    ]
     done = subprocess.run(
-        [sys.executable, 'tools/train.py', NANO, '--work-dir', str(work_dir), '--cfg-options', *classes,
-         'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'val_evaluator.classwise=True', 'model.test_cfg.score_thr=0.',
-         'model.backbone.arch.depths=(1,1,1,1)', 'train_dataloader.num_workers=2'],
-        cwd=root, capture_output=True, timeout=300, preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1]),
-        env={**os.environ, 'PYTHONPATH': str(root), 'SHAPES_ROOT': str(data), 'LC_ALL': 'C', 'PYTHONIOENCODING': 'ascii'})
+        [
+            sys.executable,
+            'tools/train.py',
+            NANO,
+            '--work-dir',
+            str(work_dir),
+            '--cfg-options',
+            *classes,
+            'train_cfg.max_epochs=1',
+            'train_cfg.val_interval=1',
+            'val_evaluator.classwise=True',
+            'model.test_cfg.score_thr=0.',
+            'model.backbone.arch.depths=(1,1,1,1)',
+            'train_dataloader.num_workers=2',
+        ],
+        cwd=root,
+        capture_output=True,
+        timeout=300,
+        preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1]),
+        env={
+            **os.environ,
+            'PYTHONPATH': str(root),
+            'SHAPES_ROOT': str(data),
+            'LC_ALL': 'C',
+            'PYTHONIOENCODING': 'ascii',
+        },
+    )
     assert done.returncode == 0, done.stderr
     assert b'u5706' in done.stdout + done.stderr and b'Logging error' not in done.stderr
     assert (work_dir / 'epoch_1.pth').is_file() and str(work_dir) in (work_dir / 'last_checkpoint').read_text()

@@ -1,4 +1,5 @@
 """A batch that does not fit ends in a sentence with its sizes and what to change."""
+
 import os
 import subprocess
 import sys
@@ -18,9 +19,12 @@ BATCH = dict(inputs=[torch.zeros(3, 800, 1216), torch.zeros(3, 736, 1333)])
 
 def runner(training=True, with_cp=False, batch_size=2, dtype=None):
     return SimpleNamespace(
-        iter=6, cfg=Config(dict(model=dict(backbone=dict(type='FocalTransformer', with_cp=with_cp)))),
-        model=SimpleNamespace(training=training), train_dataloader=SimpleNamespace(batch_size=batch_size),
-        optim_wrapper=SimpleNamespace(cast_dtype=dtype) if dtype else object())
+        iter=6,
+        cfg=Config(dict(model=dict(backbone=dict(type='FocalTransformer', with_cp=with_cp)))),
+        model=SimpleNamespace(training=training),
+        train_dataloader=SimpleNamespace(batch_size=batch_size),
+        optim_wrapper=SimpleNamespace(cast_dtype=dtype) if dtype else object(),
+    )
 
 
 def explained(error, batch=BATCH, **how):
@@ -32,12 +36,15 @@ def explained(error, batch=BATCH, **how):
 
 def test_what_a_gpu_says(monkeypatch):
     monkeypatch.setattr('mmfocal.engine.out_of_memory.get_device', lambda: 'cuda')
-    error = torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of '
-                                   '15.77 GiB of which 1.00 GiB is free.')
+    error = torch.OutOfMemoryError(
+        'CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of '
+        '15.77 GiB of which 1.00 GiB is free.'
+    )
     assert explained(error) == (
         'iteration 7: the GPU is out of memory (2.50 GiB more were asked for) with 2 images of 800x1216, 736x1333 pixels; '
         'set model.backbone.with_cp=True, or make train_dataloader.batch_size smaller, with as many more '
-        'optim_wrapper.accumulative_counts, or train with --amp, or make the images of train_pipeline smaller')
+        'optim_wrapper.accumulative_counts, or train with --amp, or make the images of train_pipeline smaller'
+    )
     done = explained(error, with_cp=True, batch_size=1, dtype=torch.bfloat16)
     assert done.endswith('pixels; make the images of train_pipeline smaller')
     assert 'testing: the GPU is' in explained(error, training=False)
@@ -52,14 +59,20 @@ def test_other_errors_and_other_batches():
             raise error
     with explain_out_of_memory(runner(), BATCH):
         """Nothing happens."""
-    for batch, words in ((dict(inputs=torch.zeros(4, 3, 64, 96)), '4 images of 64x96, 64x96, 64x96, 64x96 pixels'),
-                         (dict(inputs=[torch.zeros(3, 64, 96)]), '1 image of 64x96 pixels'),
-                         (dict(inputs=[1, 2]), 'a batch of 2'), ([BATCH], 'this batch'), (dict(x=1), 'this batch')):
+    for batch, words in (
+        (dict(inputs=torch.zeros(4, 3, 64, 96)), '4 images of 64x96, 64x96, 64x96, 64x96 pixels'),
+        (dict(inputs=[torch.zeros(3, 64, 96)]), '1 image of 64x96 pixels'),
+        (dict(inputs=[1, 2]), 'a batch of 2'),
+        ([BATCH], 'this batch'),
+        (dict(x=1), 'this batch'),
+    ):
         assert f'out of memory with {words}; ' in explained(MemoryError(), batch)
 
 
 def test_numpy_without_memory():
-    with pytest.raises(OutOfMemoryError, match=r'machine is out of memory \(64.0 PiB more were asked for\) with 2 images'):
+    with pytest.raises(
+        OutOfMemoryError, match=r'machine is out of memory \(64.0 PiB more were asked for\) with 2 images'
+    ):
         with explain_out_of_memory(runner(), BATCH):
             np.zeros(2**56, np.uint8)
 
@@ -94,10 +107,16 @@ with one_sentence_errors():
 @pytest.mark.slow
 def test_a_machine_without_memory(tmp_path):
     """The second batch's 98304 MiB are not there: PyTorch's allocator is refused, for real."""
-    done = subprocess.run([sys.executable, '-c', TRAIN, str(tmp_path)], capture_output=True, text=True, timeout=120,
-                          env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])})
+    done = subprocess.run(
+        [sys.executable, '-c', TRAIN, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])},
+    )
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert done.stderr.splitlines()[-1] == (
         'error: iteration 2: the machine is out of memory (96.0 GiB more were asked for) with 2 images of 256x256, 256x256 '
         'pixels; make train_dataloader.batch_size smaller, with as many more optim_wrapper.accumulative_counts, or make '
-        'the images of train_pipeline smaller')
+        'the images of train_pipeline smaller'
+    )

@@ -1,4 +1,5 @@
 """A training that is interrupted and resumed gives, bit for bit, what an uninterrupted one does."""
+
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from mmfocal.checkpoints import load_checkpoint
+from mmfocal.weights import load_checkpoint
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 sys.path.insert(0, str(Path(__file__).parent))
@@ -50,10 +51,18 @@ def assert_same_training(work_dir, other):
 
 
 @pytest.mark.parametrize('until', [5, 7, 10])
-@pytest.mark.parametrize('options', [
-    dict(), dict(by_epoch=False), dict(checkpoint=dict(resume_interval=2)), dict(by_epoch=False, checkpoint=dict(resume_interval=3)),
-    dict(ema=True, amp=True, accumulate=2, checkpoint=dict(resume_interval=3)), dict(by_epoch=False, ema=True, amp=True, accumulate=3),
-], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(by_epoch=False),
+        dict(checkpoint=dict(resume_interval=2)),
+        dict(by_epoch=False, checkpoint=dict(resume_interval=3)),
+        dict(ema=True, amp=True, accumulate=2, checkpoint=dict(resume_interval=3)),
+        dict(by_epoch=False, ema=True, amp=True, accumulate=3),
+    ],
+    ids=str,
+)
 def test_is_exact(tmp_path, options, until):
     train(tmp_path / 'whole', **options)
     with pytest.raises(Killed):
@@ -132,8 +141,10 @@ def test_sigterm_saves_within_the_epoch(tmp_path):
     assert not (tmp_path / 'ended/resume.pth').exists()
 
 
-@pytest.mark.parametrize('end', [
-    pytest.param(lambda: os.kill(os.getpid(), signal.SIGTERM), id='SIGTERM'), pytest.param(lambda: 1 / 0, id='crash')])
+@pytest.mark.parametrize(
+    'end',
+    [pytest.param(lambda: os.kill(os.getpid(), signal.SIGTERM), id='SIGTERM'), pytest.param(lambda: 1 / 0, id='crash')],
+)
 @pytest.mark.parametrize('ema', [False, True])
 def test_an_interrupted_validation_is_done_again(tmp_path, monkeypatch, end, ema):
     train(tmp_path / 'whole', ema=ema, checkpoint=dict(interval=2))
@@ -188,13 +199,13 @@ def test_epochs_differ_from_each_other(tmp_path):
     seen = {}
 
     class Spy(Noise):
-
         def __getitem__(self, index):
             sample = super().__getitem__(index)
             seen.setdefault(index, []).append(tuple(sample['inputs'].tolist()))
             return sample
 
     import random_training
+
     original, random_training.Noise = random_training.Noise, Spy
     try:
         train(tmp_path, val=False)
@@ -208,7 +219,14 @@ def test_epochs_differ_from_each_other(tmp_path):
 @pytest.mark.parametrize('val', [True, False])
 def test_sigterm_to_all_processes_with_workers(tmp_path, val):
     """As a cluster sends it; workers, which get it too, live on until the last batch is there."""
-    command = [sys.executable, Path(__file__).with_name('random_training.py'), tmp_path, 'until=7', 'workers=2', f'val={val}']
+    command = [
+        sys.executable,
+        Path(__file__).with_name('random_training.py'),
+        tmp_path,
+        'until=7',
+        'workers=2',
+        f'val={val}',
+    ]
     process = subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=120)
     assert process.returncode == 143, process.stderr
     assert last(tmp_path)['meta']['iter'] == 7
@@ -229,7 +247,9 @@ def kill():
 
 train({str(tmp_path / 'work')!r}, launcher='pytorch', until=4, val=False, batch_size=2, kill=kill)
 """)
-    environment = dict(os.environ, PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}', PYTHONPATH=str(TOOLS.parent))
+    environment = dict(
+        os.environ, PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}', PYTHONPATH=str(TOOLS.parent)
+    )
     command = [tmp_path / 'tools/dist_run.sh', 'two.py', '2']
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert process.returncode == 143, process.stderr

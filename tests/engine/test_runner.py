@@ -1,4 +1,5 @@
 """What FocalRunner does otherwise than MMEngine's runner, in one process."""
+
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 class Linear(BaseModel):
-
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(2, 2)
@@ -28,10 +28,15 @@ def test_auto_scale_lr_counts_accumulation(tmp_path, accumulated, rate):
     """0.8 for 16 images; here 4 an iteration."""
     data = torch.utils.data.DataLoader([dict(inputs=torch.ones(2))] * 8, batch_size=4)
     runner = FocalRunner(
-        Linear(), tmp_path, train_dataloader=data, train_cfg=dict(by_epoch=True, max_epochs=2),
+        Linear(),
+        tmp_path,
+        train_dataloader=data,
+        train_cfg=dict(by_epoch=True, max_epochs=2),
         experiment_name=f'accumulated {accumulated}',
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.8), accumulative_counts=accumulated),
-        auto_scale_lr=dict(enable=True, base_batch_size=16), default_hooks=dict(checkpoint=None))
+        auto_scale_lr=dict(enable=True, base_batch_size=16),
+        default_hooks=dict(checkpoint=None),
+    )
     runner.train()
     assert runner.optim_wrapper.param_groups[0]['lr'] == pytest.approx(rate)
 
@@ -46,6 +51,6 @@ def test_units_that_the_model_has_not():
 def test_the_fsdp_base_goes_with_any_config(tmp_path, monkeypatch):
     monkeypatch.setenv('FOCAL_LARGE', 'none')
     config = tmp_path / 'large_fsdp.py'
-    config.write_text(f"_base_ = ['{CONFIGS}/atss_dyhead_focal_large_3x.py', '{CONFIGS}/_base_/strategy_fsdp.py']")
+    config.write_text(f"_base_ = ['{CONFIGS}/atss_dyhead_focal_large_3x.py', '{CONFIGS}/_base_/runtime/fsdp.py']")
     cfg = read_config(config)
     assert cfg.fsdp_units == ['FocalBlock'] and cfg.model.backbone.arch == 'large'

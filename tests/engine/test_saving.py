@@ -1,4 +1,5 @@
 """Checkpoints are whole or not there, whatever happens to disk and process."""
+
 import os
 import resource
 import sys
@@ -8,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmfocal.checkpoints import load_checkpoint
 from mmfocal.engine.saving import WholeFilesBackend, damage, newest_whole_checkpoint
 from mmfocal.errors import CheckpointError, SavingError
+from mmfocal.weights import load_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
-from random_training import KillHook, train  # noqa: E402
+from random_training import KillHook, train
 
 
 @contextmanager
@@ -63,8 +64,10 @@ class FullDisk:
 
     def __init__(self, begin, end):
         self.before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        self.hooks = [KillHook(begin, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, self.before[1]))),
-                      KillHook(end, self.restore)]
+        self.hooks = [
+            KillHook(begin, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, self.before[1]))),
+            KillHook(end, self.restore),
+        ]
 
     def restore(self):
         resource.setrlimit(resource.RLIMIT_FSIZE, self.before)
@@ -74,7 +77,13 @@ class FullDisk:
 def test_training_goes_on_when_the_disk_is_full(tmp_path, capfd, by_epoch):
     disk = FullDisk(begin=6, end=11)
     try:
-        runner = train(tmp_path, by_epoch=by_epoch, hooks=disk.hooks, ballast=1, checkpoint=dict(max_keep_ckpts=1, save_best='mean'))
+        runner = train(
+            tmp_path,
+            by_epoch=by_epoch,
+            hooks=disk.hooks,
+            ballast=1,
+            checkpoint=dict(max_keep_ckpts=1, save_best='mean'),
+        )
     finally:
         disk.restore()
     assert runner.iter == 15
@@ -84,7 +93,7 @@ def test_training_goes_on_when_the_disk_is_full(tmp_path, capfd, by_epoch):
     assert 'earlier checkpoints are intact; training goes on and saves again at the next interval' in output
     saved = [name for name in names(tmp_path) if 'best' not in name]
     assert saved == [last] and (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / last)
-    best, = tmp_path.glob('best*')
+    (best,) = tmp_path.glob('best*')
     assert load_checkpoint(tmp_path / last)['message_hub']['runtime_info']['best_ckpt'] == str(best)
 
 
@@ -92,7 +101,9 @@ def test_what_a_failed_checkpoint_would_replace_is_there(tmp_path):
     """Also the best one; and a training whose last checkpoint is missing does not end as if all were well."""
     disk = FullDisk(begin=6, end=99)
     try:
-        with pytest.raises(SavingError, match='training has ended without its last checkpoint: .*epoch_3.pth cannot be saved'):
+        with pytest.raises(
+            SavingError, match='training has ended without its last checkpoint: .*epoch_3.pth cannot be saved'
+        ):
             train(tmp_path, hooks=disk.hooks, ballast=1, checkpoint=dict(max_keep_ckpts=1))
     finally:
         disk.restore()
@@ -132,7 +143,9 @@ def test_all_are_damaged(tmp_path):
     train(tmp_path)
     for path in tmp_path.glob('epoch*'):
         cut(path)
-    with pytest.raises(CheckpointError, match='no checkpoint to resume from, since epoch_3.pth, epoch_2.pth are all damaged'):
+    with pytest.raises(
+        CheckpointError, match='no checkpoint to resume from, since epoch_3.pth, epoch_2.pth are all damaged'
+    ):
         train(tmp_path)
 
 

@@ -1,4 +1,5 @@
 """What test_distributed.py has two processes do, which write figures and checkpoints: two_processes.py OUT_DIR."""
+
 import json
 import sys
 from pathlib import Path
@@ -10,20 +11,29 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import mmfocal.registration  # noqa: F401
-from mmfocal.analysis.iteration import random_batch
-from mmfocal.backbones import FocalTransformer
+from mmfocal.benchmark.iteration import random_batch
 from mmfocal.engine import read_config
+from mmfocal.models import FocalTransformer
 
 ROOT = Path(__file__).parents[2]
 NANO = ROOT / 'configs/atss_focal_nano_shapes.py'
 OPTIONS = {
-    'model.backbone.arch.depths': (1, 1, 1, 1), 'model.neck.norm_cfg.type': 'SyncBN', 'randomness.seed': 0,
-    'train_dataloader.batch_size': 2, 'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1,
+    'model.backbone.arch.depths': (1, 1, 1, 1),
+    'model.neck.norm_cfg.type': 'SyncBN',
+    'randomness.seed': 0,
+    'train_dataloader.batch_size': 2,
+    'train_cfg.max_epochs': 1,
+    'train_cfg.val_interval': 1,
     'param_scheduler': [],
-    'optim_wrapper.optimizer.eps': 1e-2, 'model.test_cfg.score_thr': 0.,
+    'optim_wrapper.optimizer.eps': 1e-2,
+    'model.test_cfg.score_thr': 0.0,
     'default_hooks.logger.interval': 1,
-    **{f'{split}_dataloader.{name}': value for split in ('train', 'val', 'test')
-       for name, value in (('num_workers', 0), ('persistent_workers', False))}}
+    **{
+        f'{split}_dataloader.{name}': value
+        for split in ('train', 'val', 'test')
+        for name, value in (('num_workers', 0), ('persistent_workers', False))
+    },
+}
 
 
 def main(out: str) -> None:
@@ -41,8 +51,8 @@ def backbone() -> float:
     """The largest difference of a gradient, divided by the largest gradient, of two processes and of one."""
     torch.manual_seed(0)
     model = FocalTransformer(
-        arch=dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2)), border='mask',
-        drop_path_rate=0.).double()
+        arch=dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2)), border='mask', drop_path_rate=0.0
+    ).double()
     images = torch.randn(4, 3, 64, 96, dtype=torch.float64)
 
     def loss(model, images):
@@ -51,7 +61,7 @@ def backbone() -> float:
     loss(model, images).backward()
     joint = gradients(model)
     wrapped = DistributedDataParallel(model)
-    loss(wrapped, images[distributed.get_rank()::2]).backward()
+    loss(wrapped, images[distributed.get_rank() :: 2]).backward()
     return difference(gradients(model), joint)
 
 
@@ -85,9 +95,18 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def train(name: str, out: str, options: dict = {}) -> nn.Module:
-    cfg = read_config(NANO, OPTIONS | options | dict(
-        runner_type='FocalRunner', launcher='pytorch', work_dir=f'{out}/{name}', experiment_name=name,
-        visualizer=dict(name=name)))
+    cfg = read_config(
+        NANO,
+        OPTIONS
+        | options
+        | dict(
+            runner_type='FocalRunner',
+            launcher='pytorch',
+            work_dir=f'{out}/{name}',
+            experiment_name=name,
+            visualizer=dict(name=name),
+        ),
+    )
     return RUNNERS.build(cfg).train()
 
 

@@ -1,4 +1,5 @@
-"""tools/misc/check_dataset.py lists all faults of the data sets of the project's configs, as a user runs it."""
+"""tools/check_dataset.py lists all faults of the data sets of the project's configs, as a user runs it."""
+
 import json
 import os
 import runpy
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
-TOOL, CONFIGS = ROOT / 'tools/misc/check_dataset.py', ROOT / 'configs'
+TOOL, CONFIGS = ROOT / 'tools/check_dataset.py', ROOT / 'configs'
 DETECTION, INSTANCES, SEMANTIC = (f'{name}_nano_shapes' for name in ('atss_focal', 'mask_rcnn_r', 'semantic_fpn_focal'))
 NAN = float('nan')
 
@@ -27,10 +28,21 @@ def data(tmp_path, monkeypatch):
         images, annotations = [], []
         for number in range(1, 11 if split == 'train' else 3):
             cv2.imwrite(str(root / f'{split}2017/{number}.jpg'), np.full((40, 48, 3), 9 * number, np.uint8))
-            cv2.imwrite(str(root / f'annotations/semantic_{split}2017/{number}.png'), np.full((40, 48), number % 5, np.uint8))
+            cv2.imwrite(
+                str(root / f'annotations/semantic_{split}2017/{number}.png'), np.full((40, 48), number % 5, np.uint8)
+            )
             images.append(dict(id=number, file_name=f'{number}.jpg', width=48, height=40))
-            annotations.append(dict(id=100 + number, image_id=number, category_id=1 + number % 4, bbox=[4, 4, 20, 10],
-                                    area=200, iscrowd=0, segmentation=[[4, 4, 24, 4, 24, 14, 4, 14]]))
+            annotations.append(
+                dict(
+                    id=100 + number,
+                    image_id=number,
+                    category_id=1 + number % 4,
+                    bbox=[4, 4, 20, 10],
+                    area=200,
+                    iscrowd=0,
+                    segmentation=[[4, 4, 24, 4, 24, 14, 4, 14]],
+                )
+            )
         categories = [dict(id=i, name=name) for i, name in enumerate(('circle', 'square', 'triangle', 'cross'), 1)]
         write(root, split, dict(images=images, annotations=annotations, categories=categories))
     monkeypatch.setenv('SHAPES_ROOT', f'{root}/')
@@ -75,10 +87,17 @@ def test_every_fault_of_annotations_is_listed(data, check):
     coco = read(data)
     first, second, *_ = coco['annotations']
     changes = {
-        0: dict(bbox=[NAN, 4, 20, 10]), 1: dict(bbox=[24, 4, -20, 10]), 2: dict(bbox=[4, 4, 20, 0]),
-        3: dict(bbox=[50, 4, 20, 10]), 4: dict(bbox=[40, 4, 20, 10]), 5: dict(category_id=9), 6: dict(image_id=99),
-        7: dict(segmentation=[[4, 4, 24, 4, 24]]), 8: dict(segmentation=dict(size=[40, 48], counts=[1900, 21])),
-        9: dict(segmentation=[[4, 4, 24, 4, 24, 14], [1, 2, 3, 4]])}
+        0: dict(bbox=[NAN, 4, 20, 10]),
+        1: dict(bbox=[24, 4, -20, 10]),
+        2: dict(bbox=[4, 4, 20, 0]),
+        3: dict(bbox=[50, 4, 20, 10]),
+        4: dict(bbox=[40, 4, 20, 10]),
+        5: dict(category_id=9),
+        6: dict(image_id=99),
+        7: dict(segmentation=[[4, 4, 24, 4, 24]]),
+        8: dict(segmentation=dict(size=[40, 48], counts=[1900, 21])),
+        9: dict(segmentation=[[4, 4, 24, 4, 24, 14], [1, 2, 3, 4]]),
+    }
     for index, change in changes.items():
         coco['annotations'][index].update(change)
     coco['annotations'].append(dict(coco['annotations'][9], segmentation=[[4, 4, NAN, 4, 24, 14]]))
@@ -89,13 +108,26 @@ def test_every_fault_of_annotations_is_listed(data, check):
     code, out, report = check(INSTANCES)
     assert code == 1
     assert report['counts']['error'] == {
-        'duplicate id': 2, 'invalid polygon': 2, 'image size that is none': 1, 'box that is not numbers': 1,
-        'negative box': 1, 'unknown category': 1, 'unknown image': 1, 'invalid RLE': 1}
-    assert report['counts']['warning'] == {'box without size': 1, 'box outside the image': 1, 'box beyond the image': 1,
-                                           'polygon of fewer than three points': 1}
+        'duplicate id': 2,
+        'invalid polygon': 2,
+        'image size that is none': 1,
+        'box that is not numbers': 1,
+        'negative box': 1,
+        'unknown category': 1,
+        'unknown image': 1,
+        'invalid RLE': 1,
+    }
+    assert report['counts']['warning'] == {
+        'box without size': 1,
+        'box outside the image': 1,
+        'box beyond the image': 1,
+        'polygon of fewer than three points': 1,
+    }
     assert report['counts']['note'] == {'image without annotations': 5}
     assert {fault['split'] for fault in report['faults']} == {'train'}
-    found = {fault['annotation']: (fault['image'], fault['kind']) for fault in report['faults'] if fault['level'] == 'error'}
+    found = {
+        fault['annotation']: (fault['image'], fault['kind']) for fault in report['faults'] if fault['level'] == 'error'
+    }
     assert found[101] == (1, 'box that is not numbers') and found[102] == (2, 'negative box')
     assert found[109] == (9, 'invalid RLE') and found[107] == (99, 'unknown image')
     assert 'error: ' in out and 'annotation 101 has bbox [nan, 4, 20, 10]' in out and '10 errors\n' in out
@@ -131,8 +163,16 @@ def test_every_fault_of_images_is_listed(data, check):
     code, out, report = check(DETECTION, '--split', 'train', '--images')
     assert code == 1
     assert {fault['image']: fault['kind'] for fault in report['faults']} == {
-        1: 'missing file', 2: 'empty file', 3: 'truncated', 4: 'not an image', 5: 'wrong size', 6: 'wrong size',
-        7: 'CMYK', 8: 'not RGB', 9: '16-bit'}
+        1: 'missing file',
+        2: 'empty file',
+        3: 'truncated',
+        4: 'not an image',
+        5: 'wrong size',
+        6: 'wrong size',
+        7: 'CMYK',
+        8: 'not RGB',
+        9: '16-bit',
+    }
     assert sum(report['counts']['error'].values()) == 6 and sum(report['counts']['warning'].values()) == 3
     assert f'error: {folder}/3.jpg: is cut short or damaged' in out and 'it may carry an EXIF rotation' in out
     assert check(DETECTION, '--split', 'val', '--images')[0] == 0
@@ -155,8 +195,13 @@ def test_label_maps(data, check):
     code, out, report = check(SEMANTIC, '--images')
     assert code == 1
     assert {Path(fault['file']).name: fault['kind'] for fault in report['faults']} == {
-        '1.png': 'label value beyond the classes', '2.png': 'label map of another shape',
-        '3.png': 'label map of another shape', '4.png': 'missing file', '5.png': 'truncated', '6.jpg': 'empty file'}
+        '1.png': 'label value beyond the classes',
+        '2.png': 'label map of another shape',
+        '3.png': 'label map of another shape',
+        '4.png': 'missing file',
+        '5.png': 'truncated',
+        '6.jpg': 'empty file',
+    }
     assert 'holds the label values 5, and the 5 classes have the values 0 to 4' in out
     code, out, report = check(SEMANTIC)
     assert {Path(fault['file']).name for fault in report['faults']} == {'4.png', '6.jpg'} and 'none decoded' in out
@@ -171,12 +216,18 @@ def test_long_lists_are_cut_in_the_text_alone(data, check):
     assert len(report['faults']) == 50
 
 
-@pytest.mark.parametrize('damage, sentence', [
-    (lambda path: path.unlink(), 'annotations/instances_train2017.json not found'),
-    (lambda path: path.write_text(path.read_text()[:100]), 'instances_train2017.json: not JSON, or cut short'),
-    (lambda path: path.write_text('[]'), 'holds a list, not an object with images'),
-    (lambda path: path.write_text('{"images": [], "annotations": [], "categories": []}'), 'list of images is empty'),
-])
+@pytest.mark.parametrize(
+    'damage, sentence',
+    [
+        (lambda path: path.unlink(), 'annotations/instances_train2017.json not found'),
+        (lambda path: path.write_text(path.read_text()[:100]), 'instances_train2017.json: not JSON, or cut short'),
+        (lambda path: path.write_text('[]'), 'holds a list, not an object with images'),
+        (
+            lambda path: path.write_text('{"images": [], "annotations": [], "categories": []}'),
+            'list of images is empty',
+        ),
+    ],
+)
 def test_a_bad_annotation_file_does_not_keep_the_other_from_being_read(data, check, damage, sentence):
     damage(data / 'annotations/instances_train2017.json')
     (data / 'val2017/2.jpg').unlink()
@@ -203,12 +254,15 @@ train_dataloader = dict(dataset=dict(_delete_=True, **wrapped))
 def test_without_the_other_library(data):
     """A config that needs MMDetection is checked without MMSegmentation, and the other way round."""
     for config, absent in ((DETECTION, 'mmseg'), (SEMANTIC, 'mmdet')):
-        code = ('import importlib.util, runpy, sys\n'
-                'find = importlib.util.find_spec\n'
-                f'importlib.util.find_spec = lambda name, *args: None if name == {absent!r} else find(name, *args)\n'
-                f'sys.modules[{absent!r}] = None\n'
-                f'sys.argv = ["check_dataset.py", {str(CONFIGS / config)!r} + ".py"]\n'
-                f'runpy.run_path({str(TOOL)!r}, run_name="__main__")\n')
-        done = subprocess.run([sys.executable, '-c', code], env={**os.environ, 'PYTHONPATH': str(ROOT)}, text=True,
-                              capture_output=True)
+        code = (
+            'import importlib.util, runpy, sys\n'
+            'find = importlib.util.find_spec\n'
+            f'importlib.util.find_spec = lambda name, *args: None if name == {absent!r} else find(name, *args)\n'
+            f'sys.modules[{absent!r}] = None\n'
+            f'sys.argv = ["check_dataset.py", {str(CONFIGS / config)!r} + ".py"]\n'
+            f'runpy.run_path({str(TOOL)!r}, run_name="__main__")\n'
+        )
+        done = subprocess.run(
+            [sys.executable, '-c', code], env={**os.environ, 'PYTHONPATH': str(ROOT)}, text=True, capture_output=True
+        )
         assert done.returncode == 0 and '0 errors' in done.stdout, done.stdout + done.stderr

@@ -1,4 +1,5 @@
 """tools/train.py and tools/test.py with label maps, as a user runs them."""
+
 import os
 import runpy
 import shutil
@@ -11,8 +12,8 @@ import numpy as np
 import pytest
 from mmseg.datasets import BaseSegDataset
 
-from mmfocal.checkpoints import load_checkpoint
 from mmfocal.datasets.shapes import make_shapes
+from mmfocal.weights import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -78,8 +79,13 @@ def shapes(tmp_path_factory):
 def run(shapes, script, *args):
     command = [sys.executable if script.endswith('.py') else 'bash', f'tools/{script}', *map(str, args)]
     path = f'{Path(sys.executable).parent}:{os.environ["PATH"]}'
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, 'SHAPES_ROOT': f'{shapes}/', 'PATH': path, 'OMP_NUM_THREADS': '1'})
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'SHAPES_ROOT': f'{shapes}/', 'PATH': path, 'OMP_NUM_THREADS': '1'},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -91,14 +97,24 @@ def test_training_resuming_and_testing(config, shapes, tmp_path):
     for part in ('Iter(train) [2/2]', 'decode.loss_ce: ', 'aux.loss_ce: ', 'memory: ', 'mIoU: '):
         assert part in log
     assert list(work_dir.glob('best_mIoU_iter_2.pth'))
-    log = run(shapes, 'train.py', config, '--work-dir', work_dir, '--resume', '--cfg-options',
-              'train_cfg.max_iters=4')
+    log = run(shapes, 'train.py', config, '--work-dir', work_dir, '--resume', '--cfg-options', 'train_cfg.max_iters=4')
     assert 'resumed epoch: 0, iter: 2' in log
     assert 'Iter(train) [3/4]' in log and 'Iter(train) [1/4]' not in log
     assert load_checkpoint(work_dir / 'iter_4.pth')['meta']['iter'] == 4
 
-    log = run(shapes, 'test.py', config, work_dir / 'iter_4.pth', '--work-dir', work_dir, '--tta', '--out',
-              tmp_path / 'maps', '--show-dir', tmp_path / 'pictures')
+    log = run(
+        shapes,
+        'test.py',
+        config,
+        work_dir / 'iter_4.pth',
+        '--work-dir',
+        work_dir,
+        '--tta',
+        '--out',
+        tmp_path / 'maps',
+        '--show-dir',
+        tmp_path / 'pictures',
+    )
     assert 'mIoU: ' in log and 'dice/mDice: ' in log
     # Ground truth is at the left of a picture; at the right are the predictions, which --out has written.
     metainfo = dict(classes=('background', 'circle', 'square', 'triangle', 'cross'))
@@ -134,20 +150,32 @@ def empty(folder):
         path.write_bytes(b'')
 
 
-@pytest.mark.parametrize('spoil, sentence', [
-    (lambda folder: shutil.rmtree(folder), 'folder not found; set SHAPES_ROOT or see README "Data"'),
-    (lambda folder: shutil.rmtree(folder / 'annotations/semantic_val2017'),
-     'annotations/semantic_val2017 not found; set SHAPES_ROOT or data_prefix.seg_map_path, or see README'),
-    (lambda folder: [path.unlink() for path in (folder / 'train2017').iterdir()],
-     '/train2017: holds no image *.jpg; '),
-    (lambda folder: next((folder / 'annotations/semantic_train2017').iterdir()).unlink(),
-     '.png: label map not found (1 of 16 images have none); '),
-    (lambda folder: spoil_label_maps(folder, lambda labels: labels[1:]), ' px, and its image has '),
-    (lambda folder: spoil_label_maps(folder, lambda labels: np.where(labels, labels, 200).astype(np.uint8)),
-     '.png: holds the label values 200, and the 5 classes have the values 0 to 4 (255 is ignored); '),
-    (lambda folder: empty(folder / 'train2017'), '.jpg: not an image, or damaged; '),
-    (lambda folder: empty(folder / 'annotations/semantic_train2017'), '.png: not an image, or damaged; '),
-], ids=['root', 'label folder', 'images', 'label map', 'sizes', 'values', 'empty images', 'empty label maps'])
+@pytest.mark.parametrize(
+    'spoil, sentence',
+    [
+        (lambda folder: shutil.rmtree(folder), 'folder not found; set SHAPES_ROOT or see README "Data"'),
+        (
+            lambda folder: shutil.rmtree(folder / 'annotations/semantic_val2017'),
+            'annotations/semantic_val2017 not found; set SHAPES_ROOT or data_prefix.seg_map_path, or see README',
+        ),
+        (
+            lambda folder: [path.unlink() for path in (folder / 'train2017').iterdir()],
+            '/train2017: holds no image *.jpg; ',
+        ),
+        (
+            lambda folder: next((folder / 'annotations/semantic_train2017').iterdir()).unlink(),
+            '.png: label map not found (1 of 16 images have none); ',
+        ),
+        (lambda folder: spoil_label_maps(folder, lambda labels: labels[1:]), ' px, and its image has '),
+        (
+            lambda folder: spoil_label_maps(folder, lambda labels: np.where(labels, labels, 200).astype(np.uint8)),
+            '.png: holds the label values 200, and the 5 classes have the values 0 to 4 (255 is ignored); ',
+        ),
+        (lambda folder: empty(folder / 'train2017'), '.jpg: not an image, or damaged; '),
+        (lambda folder: empty(folder / 'annotations/semantic_train2017'), '.png: not an image, or damaged; '),
+    ],
+    ids=['root', 'label folder', 'images', 'label map', 'sizes', 'values', 'empty images', 'empty label maps'],
+)
 def test_bad_data_stops_training(spoil, sentence, config, shapes, tmp_path, monkeypatch, capsys):
     folder = tmp_path / 'data'
     shutil.copytree(shapes, folder)
@@ -158,14 +186,23 @@ def test_bad_data_stops_training(spoil, sentence, config, shapes, tmp_path, monk
     assert sentence in error
 
 
-@pytest.mark.parametrize('option, sentence', [
-    ('model.auxiliary_head.num_classes=150',
-     'model.auxiliary_head.num_classes=150: train_dataloader.dataset has 5 classes'),
-    ("val_dataloader.dataset.metainfo.classes=('background','circle')",
-     'metainfo.classes of train_dataloader.dataset and of val_dataloader.dataset differ'),
-    ('train_dataloader.dataset.type=CheckedADE20KDataset',
-     "metainfo.classes: 'background' (5 of 5) is not a class of CheckedADE20KDataset"),
-])
+@pytest.mark.parametrize(
+    'option, sentence',
+    [
+        (
+            'model.auxiliary_head.num_classes=150',
+            'model.auxiliary_head.num_classes=150: train_dataloader.dataset has 5 classes',
+        ),
+        (
+            "val_dataloader.dataset.metainfo.classes=('background','circle')",
+            'metainfo.classes of train_dataloader.dataset and of val_dataloader.dataset differ',
+        ),
+        (
+            'train_dataloader.dataset.type=CheckedADE20KDataset',
+            "metainfo.classes: 'background' (5 of 5) is not a class of CheckedADE20KDataset",
+        ),
+    ],
+)
 def test_bad_configs_stop_training(option, sentence, config, shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('SHAPES_ROOT', f'{shapes}/')
     error = end_of_training(monkeypatch, capsys, config, '--work-dir', tmp_path, '--cfg-options', option)

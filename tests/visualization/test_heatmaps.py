@@ -1,4 +1,5 @@
 """tools/visualize.py heatmaps: what is drawn is what the head predicts and what the annotations say."""
+
 import json
 import runpy
 import shutil
@@ -76,7 +77,12 @@ def heat(figure, start):
 def boxes(axis, style='solid'):
     """The boxes in a panel, (n, 4), xyxy."""
     patches = [patch for patch in axis.patches if patch.get_linestyle() == style]
-    return np.array([(patch.get_x(), patch.get_y(), patch.get_x() + patch.get_width(), patch.get_y() + patch.get_height()) for patch in patches])
+    return np.array(
+        [
+            (patch.get_x(), patch.get_y(), patch.get_x() + patch.get_width(), patch.get_y() + patch.get_height())
+            for patch in patches
+        ]
+    )
 
 
 def annotations(folder, name, change=None):
@@ -94,7 +100,7 @@ def annotations(folder, name, change=None):
     return xyxy, [names[annotation['category_id']] for annotation in found]
 
 
-@pytest.mark.parametrize('scale', [1., 1.5])
+@pytest.mark.parametrize('scale', [1.0, 1.5])
 def test_targets_are_the_annotations(scale, run, shapes, tmp_path, monkeypatch):
     """Also at another size than the annotations', and with a crowd, which is no target."""
     folder = tmp_path / 'data'
@@ -105,7 +111,10 @@ def test_targets_are_the_annotations(scale, run, shapes, tmp_path, monkeypatch):
     gt, side = gt * scale, round(64 * scale)
     code, out, error, figure = run(image, '--cfg-options', f'test_dataloader.dataset.pipeline.1.scale_factor={scale}')
     assert code == 0, error
-    assert out.splitlines()[-1] == f'work_dirs/heatmaps/{image.stem}.png: predictions and targets (of {folder}/annotations/instances_val2017.json)'
+    assert (
+        out.splitlines()[-1]
+        == f'work_dirs/heatmaps/{image.stem}.png: predictions and targets (of {folder}/annotations/instances_val2017.json)'
+    )
     assert cv2.imread(f'work_dirs/heatmaps/{image.stem}.png').std() > 20
     assert f'{image} at {side} × {side} pixels' in figure.get_suptitle()
 
@@ -115,7 +124,7 @@ def test_targets_are_the_annotations(scale, run, shapes, tmp_path, monkeypatch):
     for level, stride in enumerate((8, 16)):
         cells = side // stride
         for column, corner in enumerate(('top-left', 'bottom-right')):
-            corners = gt[1:, 2 * column:2 * column + 2]
+            corners = gt[1:, 2 * column : 2 * column + 2]
             nearest = np.ceil(corners / stride - 0.5).clip(0, cells - 1)  # of two equally near ones the first
             axis = panel(figure, f'annotated: {corner} corners, level {level}, stride {stride}\n')
             drawn = np.asarray(axis.images[1].get_array())
@@ -126,14 +135,18 @@ def test_targets_are_the_annotations(scale, run, shapes, tmp_path, monkeypatch):
             assert axis.images[1].get_extent() == [-stride / 2, end, end, -stride / 2]  # a cell's point is its middle
     foreground = np.zeros((side // 8, side // 8))
     for left, top, right, bottom in (gt[1:] // 8).astype(int):
-        foreground[top:bottom + 1, left:right + 1] = 1
+        foreground[top : bottom + 1, left : right + 1] = 1
     title = 'annotated: foreground, level 0, stride 8\n'
-    assert np.array_equal(heat(figure, title), foreground) and f'{min(names[1:])} 1.00' in panel(figure, title).get_title()
+    assert (
+        np.array_equal(heat(figure, title), foreground) and f'{min(names[1:])} 1.00' in panel(figure, title).get_title()
+    )
 
 
 def test_predictions_are_the_heads(run, model, shapes):
     image = next((shapes / 'train2017').iterdir())
-    found = inference_detector(model[0], str(image)).pred_instances  # in the image's own pixels, which here are the input's
+    found = inference_detector(
+        model[0], str(image)
+    ).pred_instances  # in the image's own pixels, which here are the input's
     assert len(found) > 3
     expected = found[found.scores > found.scores.mean()]
     code, out, error, figure = run(image, '--score-thr', found.scores.mean().item(), '--levels', 2, 0)
@@ -153,7 +166,9 @@ def test_predictions_are_the_heads(run, model, shapes):
     axis = panel(figure, f'predicted: {len(expected)} boxes')
     assert boxes(axis) == pytest.approx(expected.bboxes.numpy(), abs=1e-2)
     classes = model[0].cfg.metainfo.classes
-    assert [text.get_text() for text in axis.texts[::-1]] == [f'{classes[i]} {score:.2f}' for i, score in zip(expected.labels, expected.scores)]
+    assert [text.get_text() for text in axis.texts[::-1]] == [
+        f'{classes[i]} {score:.2f}' for i, score in zip(expected.labels, expected.scores)
+    ]
     assert np.array_equal(axis.images[0].get_array(), pixels[..., ::-1])
 
 
@@ -163,7 +178,10 @@ def test_an_image_of_no_data_set(run, shapes, tmp_path, monkeypatch):
     cv2.imwrite(str(image), np.full((40, 260, 3), 90, np.uint8))
     code, out, error, figure = run(image, '--out', tmp_path / 'new/wide.jpg', '--levels', 0)
     assert code == 0, error
-    assert out.splitlines()[-1] == f'{tmp_path}/new/wide.jpg: predictions only, as {image} is in none of the config\'s data sets'
+    assert (
+        out.splitlines()[-1]
+        == f"{tmp_path}/new/wide.jpg: predictions only, as {image} is in none of the config's data sets"
+    )
     assert len(figure.axes) == 5 and all(axis.get_title().startswith('predicted: ') for axis in figure.axes[:4])
     height, width = cv2.imread(str(tmp_path / 'new/wide.jpg')).shape[:2]
     assert 2 * height < width < 4000
@@ -174,7 +192,11 @@ def test_an_image_of_no_data_set(run, shapes, tmp_path, monkeypatch):
     monkeypatch.setenv('SHAPES_ROOT', str(folder))
     code, out, error, _ = run(image, '--levels', 0)
     assert code == 0, error
-    assert 'predictions only' in out and 'train_dataloader was not looked through: data_root=' in out and 'test_dataloader' not in out
+    assert (
+        'predictions only' in out
+        and 'train_dataloader was not looked through: data_root=' in out
+        and 'test_dataloader' not in out
+    )
 
 
 def test_data_sets_in_wrappers_and_links(run, shapes, tmp_path):
@@ -189,27 +211,39 @@ train_dataloader = dict(dataset=dict(
     link.symlink_to(sorted((shapes / 'train2017').iterdir())[-1])
     code, out, error, figure = run(link, '--levels', 0, config=config)
     assert code == 0, error
-    assert out.splitlines()[-1].startswith('work_dirs/heatmaps/link.png: predictions and targets') and 'train2017.json' in out
+    assert (
+        out.splitlines()[-1].startswith('work_dirs/heatmaps/link.png: predictions and targets')
+        and 'train2017.json' in out
+    )
     assert any('annotated: foreground' in axis.get_title() for axis in figure.axes)
 
 
-@pytest.mark.parametrize('arguments, sentence', [
-    (['absent.jpg'], 'absent.jpg: no such image'),
-    (['text.jpg'], 'text.jpg: OpenCV cannot read this as an image'),
-    (dict(config=ROOT / 'configs/atss_focal_nano_shapes.py'), 'model.bbox_head is no RepPointsV2Head'),
-    (dict(config='absent.py'), 'absent.py: no such config'),
-    (dict(checkpoint='absent.pth'), 'absent.pth: there is no such checkpoint file'),
-    (dict(checkpoint='text.jpg'), 'text.jpg is truncated or not a checkpoint'),
-    (dict(checkpoint='other.pth'), 'other.pth is of another model than the config: it lacks backbone'),
-    (['white.png', '--levels', '0', '3'], 'has levels 0 to 2, got 0 3'),
-    (['white.png', '--levels', '-1'], 'has levels 0 to 2, got -1'),
-    (['white.png', '--out', 'text.jpg/new/a.png'], '--out: text.jpg/new/a.png cannot be written ('),
-    (['white.png', '--out', 'folder.png'], '--out: folder.png cannot be written (Is a directory)'),
-    (['white.png', '--out', 'a.txt'], '--out: a.txt is no kind of picture'),
-    (['white.png', '--device', 'abacus'], '--device: PyTorch cannot use abacus here'),
-    (['white.png', '--cfg-options', 'test_dataloader.dataset.metainfo.classes=(\'circle\',)'], 'the head has num_classes=4, and the data set 1'),
-    (['white.png', '--cfg-options', 'model.train_cfg=None'], 'needs test_dataloader, for its pipeline, and model.train_cfg'),
-])
+@pytest.mark.parametrize(
+    'arguments, sentence',
+    [
+        (['absent.jpg'], 'absent.jpg: no such image'),
+        (['text.jpg'], 'text.jpg: OpenCV cannot read this as an image'),
+        (dict(config=ROOT / 'configs/atss_focal_nano_shapes.py'), 'model.bbox_head is no RepPointsV2Head'),
+        (dict(config='absent.py'), 'absent.py: no such config'),
+        (dict(checkpoint='absent.pth'), 'absent.pth: there is no such checkpoint file'),
+        (dict(checkpoint='text.jpg'), 'text.jpg is truncated or not a checkpoint'),
+        (dict(checkpoint='other.pth'), 'other.pth is of another model than the config: it lacks backbone'),
+        (['white.png', '--levels', '0', '3'], 'has levels 0 to 2, got 0 3'),
+        (['white.png', '--levels', '-1'], 'has levels 0 to 2, got -1'),
+        (['white.png', '--out', 'text.jpg/new/a.png'], '--out: text.jpg/new/a.png cannot be written ('),
+        (['white.png', '--out', 'folder.png'], '--out: folder.png cannot be written (Is a directory)'),
+        (['white.png', '--out', 'a.txt'], '--out: a.txt is no kind of picture'),
+        (['white.png', '--device', 'abacus'], '--device: PyTorch cannot use abacus here'),
+        (
+            ['white.png', '--cfg-options', "test_dataloader.dataset.metainfo.classes=('circle',)"],
+            'the head has num_classes=4, and the data set 1',
+        ),
+        (
+            ['white.png', '--cfg-options', 'model.train_cfg=None'],
+            'needs test_dataloader, for its pipeline, and model.train_cfg',
+        ),
+    ],
+)
 def test_mistakes_get_one_sentence(arguments, sentence, run, tmp_path):
     (tmp_path / 'text.jpg').write_text('not an image')
     (tmp_path / 'folder.png').mkdir()

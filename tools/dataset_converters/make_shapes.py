@@ -1,4 +1,5 @@
 """Makes the generated shapes data set, in COCO 2017's layout."""
+
 import argparse
 import sys
 
@@ -13,8 +14,13 @@ def parse_args():
     parser.add_argument('--num-val', type=int, default=300, help='validation images (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
     parser.add_argument(
-        '--size', type=int, nargs=2, metavar=('MIN', 'MAX'), default=(128, 192),
-        help="range of the images' sides in px (default: 128 192)")
+        '--size',
+        type=int,
+        nargs=2,
+        metavar=('MIN', 'MAX'),
+        default=(128, 192),
+        help="range of the images' sides in px (default: 128 192)",
+    )
     return parser.parse_args()
 
 
@@ -24,8 +30,10 @@ def main():
         made = make_shapes(**vars(args))
     except (UserError, OSError) as error:
         sys.exit(f'make_shapes.py: {error}')
-    print(f'{args.out_dir}: {args.num_train} training and {args.num_val} validation images of '
-          f'{args.size[0]}-{args.size[1]} px, seed {args.seed}, {"made" if made else "already there"}')
+    print(
+        f'{args.out_dir}: {args.num_train} training and {args.num_val} validation images of '
+        f'{args.size[0]}-{args.size[1]} px, seed {args.seed}, {"made" if made else "already there"}'
+    )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """What a machine lacks for the set-up, or why one of its steps failed, in a sentence."""
+
 import os
 import re
 import shlex
@@ -32,7 +33,8 @@ def check_compiler():
     if fault:
         raise SetupError(
             f'no C++17 compiler: `{compiler}` does not compile ({fault}), and MMCV is compiled here; install '
-            'g++ (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or name another one in CXX')
+            'g++ (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or name another one in CXX'
+        )
 
 
 def check_headers(include):
@@ -41,7 +43,8 @@ def check_headers(include):
         python = 'python{}.{}'.format(*sys.version_info)
         raise SetupError(
             f'no Python headers: {include}/Python.h is missing, and MMCV is compiled with it; '
-            f'install {python}-dev (Debian, Ubuntu) or {python}-devel (Fedora)')
+            f'install {python}-dev (Debian, Ubuntu) or {python}-devel (Fedora)'
+        )
 
 
 def check_disk(venv, kind):
@@ -61,21 +64,22 @@ def check_disk(venv, kind):
         if free < size:
             raise SetupError(
                 f'too little disk space: {size:,} bytes are needed in {place} and {free:,} are free; make '
-                'room, or choose other places with VENV=PATH and the environment variable TMPDIR')
+                'room, or choose other places with VENV=PATH and the environment variable TMPDIR'
+            )
 
 
 def reason(output):
     """Returns why pip or a compiler failed, as far as its output tells."""
     if 'No space left on device' in output:
-        free = [f'{shutil.disk_usage(place).free:,} bytes are free in {place}'
-                for place in (os.getcwd(), tempfile.gettempdir())]
+        free = [
+            f'{shutil.disk_usage(place).free:,} bytes are free in {place}'
+            for place in (os.getcwd(), tempfile.gettempdir())
+        ]
         return 'the disk is full: ' + ', '.join(free)
     if re.search('(?i)connection broken by|connection to .* timed out|failed to establish a new', output):
-        return ('no package index answers; check the network, and the index and proxy that `pip config list` '
-                'shows')
+        return 'no package index answers; check the network, and the index and proxy that `pip config list` shows'
     if re.search(r'Killed signal|signal 9|\bKilled\b', output):
-        return ('the compiler was killed, most likely for want of memory; try with MAX_JOBS=1 in the '
-                'environment')
+        return 'the compiler was killed, most likely for want of memory; try with MAX_JOBS=1 in the environment'
     errors = re.findall(r'(?mi)^.*\berror: (.+)', output) or output.splitlines()[-1:] or ['it said nothing']
     error = next((error for error in errors if 'No matching distribution' in error), errors[0])
     if '(from versions: none)' in output:

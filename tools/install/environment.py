@@ -1,4 +1,5 @@
 """The Python environment that is set up."""
+
 import json
 import os
 import re
@@ -38,11 +39,11 @@ class Environment:
             if not version:
                 raise SetupError(f'{self.python} does not run any more; remove {folder} and try again')
             if version not in ('3.11', '3.12'):
-                raise SetupError(f'{folder} holds Python {version}, but 3.11 or 3.12 is needed; choose '
-                                 'another place with VENV=PATH')
+                raise SetupError(
+                    f'{folder} holds Python {version}, but 3.11 or 3.12 is needed; choose another place with VENV=PATH'
+                )
         elif folder.exists() and not (folder / 'pyvenv.cfg').exists() and any(folder.iterdir()):
-            raise SetupError(f'{folder} is neither empty nor a Python environment; choose another place with '
-                             'VENV=PATH')
+            raise SetupError(f'{folder} is neither empty nor a Python environment; choose another place with VENV=PATH')
         self.state = json.loads(self.stamp.read_text()) if self.stamp.exists() else {'default': False}
 
     def make(self):
@@ -53,8 +54,7 @@ class Environment:
             shutil.rmtree(self.folder, ignore_errors=True)
             fault = ' '.join((done.stdout + done.stderr).split())
             package = 'python{}.{}-venv'.format(*sys.version_info)
-            raise SetupError(
-                f'`{sys.executable} -m venv` failed; on Debian and Ubuntu it needs {package} ({fault})')
+            raise SetupError(f'`{sys.executable} -m venv` failed; on Debian and Ubuntu it needs {package} ({fault})')
 
     def note(self, **changes):
         """Keeps changes of the state."""
@@ -63,8 +63,9 @@ class Environment:
 
     def ask(self, code):
         """Runs code in the environment; returns (exit code, what it prints, its last complaint)."""
-        done = subprocess.run([self.python, '-W', 'ignore', '-c', code], cwd=tempfile.gettempdir(),
-                              capture_output=True, text=True)
+        done = subprocess.run(
+            [self.python, '-W', 'ignore', '-c', code], cwd=tempfile.gettempdir(), capture_output=True, text=True
+        )
         complaints = done.stderr.splitlines() or [f'exit code {done.returncode}']
         return done.returncode, done.stdout.strip(), complaints[-1]
 
@@ -72,8 +73,10 @@ class Environment:
         """Returns {package: version} of what is installed."""
         if not self.exists:
             return {}
-        lines = self.ask('from importlib.metadata import distributions\n'
-                         'for d in distributions(): print(d.metadata["Name"], d.version)')[1].splitlines()
+        lines = self.ask(
+            'from importlib.metadata import distributions\n'
+            'for d in distributions(): print(d.metadata["Name"], d.version)'
+        )[1].splitlines()
         # Of two with one name the first is imported.
         return {package(line): line.split()[1] for line in reversed(lines)}
 
@@ -90,8 +93,14 @@ class Environment:
         """
         lines, progress, start = [], '', time.monotonic()
         process = subprocess.Popen(
-            [self.python, '-P', '-m', 'pip', *args], env=env, text=True, errors='replace',
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            [self.python, '-P', '-m', 'pip', *args],
+            env=env,
+            text=True,
+            errors='replace',
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
         def read():
             nonlocal progress

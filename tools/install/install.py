@@ -3,6 +3,7 @@
 The Makefile runs it before everything else, with the environment's Python or, before there is one, any
 Python 3.11 or 3.12: so it needs the standard library only. A second run finds all done and returns at once.
 """
+
 import argparse
 import fcntl
 import hashlib
@@ -51,8 +52,10 @@ def set_up(env, wish):
     spec = choose_torch(versions.get('torch'), wish, env.state)
     if not spec and env.state.get('done') == fingerprint(versions):
         return
-    say(f'Setting up {env.folder}: torch, OpenMMLab\'s libraries, and MMCV compiled against that torch.\n'
-        'On 2 cores that takes 10 minutes the first time, 2 where the same MMCV has been compiled before.')
+    say(
+        f"Setting up {env.folder}: torch, OpenMMLab's libraries, and MMCV compiled against that torch.\n"
+        'On 2 cores that takes 10 minutes the first time, 2 where the same MMCV has been compiled before.'
+    )
     if 'mmcv' not in versions:
         check_compiler()
         check_headers(sysconfig.get_path('include'))
@@ -60,8 +63,7 @@ def set_up(env, wish):
         check_disk(env.folder, 'cpu')
         env.make()
         env.note(default=not wish)
-    os.environ.update(
-        PIP_DISABLE_PIP_VERSION_CHECK='1', PIP_NO_INPUT='1', PIP_PROGRESS_BAR='off', PIP_USER='0')
+    os.environ.update(PIP_DISABLE_PIP_VERSION_CHECK='1', PIP_NO_INPUT='1', PIP_PROGRESS_BAR='off', PIP_USER='0')
     say('1/5 tools to build with')
     if 'pip' not in env.packages():
         env.ask('import ensurepip; ensurepip.bootstrap()')
@@ -70,7 +72,7 @@ def set_up(env, wish):
     if spec:
         say(f'2/5 {spec}')
         install_torch(env, spec)
-    say('3/5 OpenMMLab\'s libraries and what they need')
+    say("3/5 OpenMMLab's libraries and what they need")
     env.pip('installing them', 'install', *wanted(env))
     repair_opencv(env)
     say(f'4/5 {PINS["mmcv"]}')
@@ -124,7 +126,8 @@ def choose_torch(present, wish, state):
     if wish and state.get('torch') != spec and wish not in (present, present.split('+')[0]):
         raise SetupError(
             f'torch {present} is there and stays, so TORCH={wish} cannot be had; TORCH chooses the torch of '
-            'a new environment: `make clean` first, or another VENV')
+            'a new environment: `make clean` first, or another VENV'
+        )
     return None
 
 
@@ -151,8 +154,7 @@ def repair_opencv(env):
     if code and version:
         say(f'    {complaint}: taking OpenCV without windows')
         env.pip('removing OpenCV', 'uninstall', '-y', 'opencv-python')
-        env.pip('installing OpenCV', 'install', '--no-deps', '--force-reinstall',
-                f'opencv-python-headless=={version}')
+        env.pip('installing OpenCV', 'install', '--no-deps', '--force-reinstall', f'opencv-python-headless=={version}')
         code, _, complaint = env.ask('import cv2')
     if code:
         raise SetupError(f'OpenCV cannot be imported ({complaint})')

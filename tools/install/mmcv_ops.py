@@ -1,4 +1,5 @@
 """MMCV, with operators compiled against the torch that is there."""
+
 import json
 import os
 import platform
@@ -68,7 +69,7 @@ def keep(wheel, folder):
 
 def look_for_gpu(env):
     """Returns the arguments of `choose_ops`."""
-    code, printed, complaint = env.ask('''if True:
+    code, printed, complaint = env.ask("""if True:
         import json, os, subprocess, torch
         from torch.utils.cpp_extension import CUDA_HOME
         gpus = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
@@ -76,7 +77,7 @@ def look_for_gpu(env):
         if os.path.exists(nvcc):
             said = subprocess.run([nvcc, '--version'], capture_output=True, text=True).stdout
         gpus = sorted({'%d.%d' % torch.cuda.get_device_capability(gpu) for gpu in gpus})
-        print(json.dumps([gpus, torch.version.cuda, said]))''')
+        print(json.dumps([gpus, torch.version.cuda, said]))""")
     if code:
         raise SetupError(f'the torch of {env.folder} does not work ({complaint})')
     return json.loads(printed)
@@ -96,8 +97,10 @@ def choose_ops(gpus, cuda, nvcc):
     if release and release[1] == str(cuda).split('.')[0]:
         return f'cuda-{cuda}-sm-{"-".join(gpus)}', ''
     lack = f'nvcc is that of CUDA {release[1]}' if release else 'there is no nvcc'
-    return 'cpu', (f'torch sees a GPU and has CUDA {cuda}, but {lack}: MMCV gets CPU operators only; for GPU '
-                   f'operators install the CUDA toolkit {cuda}, then `pip uninstall mmcv` and `make install`')
+    return 'cpu', (
+        f'torch sees a GPU and has CUDA {cuda}, but {lack}: MMCV gets CPU operators only; for GPU '
+        f'operators install the CUDA toolkit {cuda}, then `pip uninstall mmcv` and `make install`'
+    )
 
 
 def compile_wheel(env, pin, kind, folder):
@@ -111,8 +114,20 @@ def compile_wheel(env, pin, kind, folder):
     if kind == 'cpu':
         variables |= dict(FORCE_CUDA='0', CUDA_VISIBLE_DEVICES='')
     say(f'    compiling with {variables["MAX_JOBS"]} jobs: on 2 cores about 7 minutes, for a GPU far more')
-    env.pip('compiling MMCV', 'wheel', '-v', '--no-deps', '--no-build-isolation', '--no-cache-dir',
-            '--no-binary', 'mmcv', '--wheel-dir', folder, pin, env=variables)
+    env.pip(
+        'compiling MMCV',
+        'wheel',
+        '-v',
+        '--no-deps',
+        '--no-build-isolation',
+        '--no-cache-dir',
+        '--no-binary',
+        'mmcv',
+        '--wheel-dir',
+        folder,
+        pin,
+        env=variables,
+    )
     return next(Path(folder).glob('*.whl'))
 
 
@@ -122,9 +137,9 @@ def install_wheel(env, wheel):
 
 def fault(env, kind='cpu'):
     """Returns what is wrong with MMCV's compiled operators; empty if they work."""
-    code, _, complaint = env.ask(f'''if True:
+    code, _, complaint = env.ask(f"""if True:
         import torch
         from mmcv.ops import nms
         boxes = torch.tensor([[0., 0., 9., 9.], [0., 0., 9., 8.]], device='{kind.split('-')[0]}')
-        assert len(nms(boxes, boxes[:, 3].contiguous(), 0.5)[1]) == 1, 'nms gives a wrong answer' ''')
+        assert len(nms(boxes, boxes[:, 3].contiguous(), 0.5)[1]) == 1, 'nms gives a wrong answer' """)
     return complaint if code else ''

@@ -1,13 +1,14 @@
 """Converts a released Focal Transformer checkpoint to this project's names and ring, once and for all."""
+
 import argparse
 import os
 
 import torch
 
-from mmfocal.checkpoints import load_checkpoint
-from mmfocal.checkpoints.released import backbone_state_dict
 from mmfocal.engine import one_sentence_errors
 from mmfocal.errors import ConfigError
+from mmfocal.weights import load_checkpoint
+from mmfocal.weights.released import backbone_state_dict
 
 
 def main():
@@ -20,7 +21,9 @@ def main():
     state_dict, ignored, kind = backbone_state_dict(load_checkpoint(args.src), args.src)
     torch.save(dict(state_dict=state_dict, meta=dict(source=str(args.src))), f'{args.dst}.part')
     os.replace(f'{args.dst}.part', args.dst)
-    print(f'{args.dst}: {len(state_dict)} tensors from {kind}; left out: {len(ignored)} (classification head, index buffers)')
+    print(
+        f'{args.dst}: {len(state_dict)} tensors from {kind}; left out: {len(ignored)} (classification head, index buffers)'
+    )
 
 
 if __name__ == '__main__':

@@ -2,4 +2,5 @@ _base_ = 'pvt_small.py'
 
 backbone = dict(
     num_layers=[3, 4, 18, 3],
-    init_cfg=dict(checkpoint='https://github.com/whai362/PVT/releases/download/v2/pvt_medium.pth'))
+    init_cfg=dict(checkpoint='https://github.com/whai362/PVT/releases/download/v2/pvt_medium.pth'),
+)

@@ -7,5 +7,6 @@ backbone = dict(
     norm_cfg=dict(type='BN', requires_grad=True),
     norm_eval=True,
     style='pytorch',
-    init_cfg=dict(type='Pretrained', checkpoint='https://download.pytorch.org/models/resnet50-0676ba61.pth'))
+    init_cfg=dict(type='Pretrained', checkpoint='https://download.pytorch.org/models/resnet50-0676ba61.pth'),
+)
 channels = [256, 512, 1024, 2048]

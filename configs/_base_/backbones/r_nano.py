@@ -5,5 +5,6 @@ backbone = dict(
     base_channels=24,
     norm_cfg=dict(type='BN', requires_grad=True),
     norm_eval=False,
-    style='pytorch')
+    style='pytorch',
+)
 channels = [24, 48, 96, 192]

@@ -5,5 +5,7 @@ backbone = dict(
     depth=50,
     norm_cfg=dict(type='SyncBN', requires_grad=True),
     init_cfg=dict(
-        type='Pretrained', checkpoint='https://download.openmmlab.com/pretrain/third_party/resnet50_v1c-2cccc1ad.pth'))
+        type='Pretrained', checkpoint='https://download.openmmlab.com/pretrain/third_party/resnet50_v1c-2cccc1ad.pth'
+    ),
+)
 channels = [256, 512, 1024, 2048]

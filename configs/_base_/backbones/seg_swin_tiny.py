@@ -7,6 +7,8 @@ backbone = dict(
     window_size=7,
     init_cfg=dict(
         type='Pretrained',
-        checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/swin/swin_tiny_patch4_window7_224_20220317-1cdeb081.pth'))
+        checkpoint='https://download.openmmlab.com/mmsegmentation/v0.5/pretrain/swin/swin_tiny_patch4_window7_224_20220317-1cdeb081.pth',
+    ),
+)
 channels = [96, 192, 384, 768]
 drop_path = dict(segmentation=0.3)  # its authors' ADE20K configs, and MMSegmentation's, for all sizes

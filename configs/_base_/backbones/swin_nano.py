@@ -5,5 +5,6 @@ backbone = dict(
     depths=[1, 1, 2, 1],
     num_heads=[1, 2, 4, 8],
     window_size=7,
-    drop_path_rate=0.)
+    drop_path_rate=0.0,
+)
 channels = [24, 48, 96, 192]

@@ -8,6 +8,10 @@ backbone = dict(
     convert_weights=True,
     init_cfg=dict(
         type='Pretrained',
-        checkpoint='https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth'))
+        checkpoint='https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth',
+    ),
+)
 channels = [96, 192, 384, 768]
-drop_path = dict(schedule_1x=0.1, schedule_3x=0.2)  # its authors' configs of Mask R-CNN and, for 3x, of Cascade Mask R-CNN
+drop_path = dict(
+    schedule_1x=0.1, schedule_3x=0.2
+)  # its authors' configs of Mask R-CNN and, for 3x, of Cascade Mask R-CNN

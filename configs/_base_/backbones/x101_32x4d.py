@@ -5,4 +5,5 @@ backbone = dict(
     type='ResNeXt',
     groups=32,
     base_width=4,
-    init_cfg=dict(checkpoint='https://download.openmmlab.com/pretrain/third_party/resnext101_32x4d-a5af3160.pth'))
+    init_cfg=dict(checkpoint='https://download.openmmlab.com/pretrain/third_party/resnext101_32x4d-a5af3160.pth'),
+)

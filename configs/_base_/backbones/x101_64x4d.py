@@ -3,4 +3,5 @@ _base_ = 'x101_32x4d.py'
 
 backbone = dict(
     groups=64,
-    init_cfg=dict(checkpoint='https://download.openmmlab.com/pretrain/third_party/resnext101_64x4d-ee2c6f71.pth'))
+    init_cfg=dict(checkpoint='https://download.openmmlab.com/pretrain/third_party/resnext101_64x4d-ee2c6f71.pth'),
+)

@@ -1,30 +1,32 @@
 import importlib.util
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from .geometry import Layout
-from .library import fused_attention, load_backend, unpacked
-from .reference import reference_attention
+from mmfocal.ops.focal_attention.backends.reference import reference_attention
+from mmfocal.ops.focal_attention.geometry import Layout
+from mmfocal.ops.focal_attention.torch_library import fused_attention, load_backend, unpacked
 
 _TRITON_IS_THERE = importlib.util.find_spec('triton') is not None
 
 BACKENDS = ('reference', 'gather', 'triton')
 
 
-def focal_attention(q: Tensor,
-                    k: Tensor,
-                    v: Tensor,
-                    pooled_kv: Sequence[Tuple[Tensor, Tensor]] = (),
-                    bias: Tensor = None,
-                    *,
-                    window_size: int = 7,
-                    expand_size: int = 3,
-                    focal_window: int = 7,
-                    border: str = 'wrap',
-                    shifted: bool = False,
-                    dropout_p: float = 0.,
-                    backend: str = 'auto') -> Tensor:
+def focal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pooled_kv: Sequence[tuple[Tensor, Tensor]] = (),
+    bias: Tensor = None,
+    *,
+    window_size: int = 7,
+    expand_size: int = 3,
+    focal_window: int = 7,
+    border: str = 'wrap',
+    shifted: bool = False,
+    dropout_p: float = 0.0,
+    backend: str = 'auto',
+) -> Tensor:
     """Focal self-attention: each window's queries attend to the window, to the ring around it, and to pooled tokens further out.
 
     Maps are channels last, (B, H, W, heads, head_dim), of any floating type, on any device, contiguous or not; H and W are
@@ -67,17 +69,19 @@ def focal_attention(q: Tensor,
     return _attend([q, k, v], [x for pair in pooled_kv for x in pair], bias, options, dropout_p, backend)
 
 
-def focal_attention_qkvpacked(qkv: Tensor,
-                              pooled_kv: Sequence[Tensor] = (),
-                              bias: Tensor = None,
-                              *,
-                              window_size: int = 7,
-                              expand_size: int = 3,
-                              focal_window: int = 7,
-                              border: str = 'wrap',
-                              shifted: bool = False,
-                              dropout_p: float = 0.,
-                              backend: str = 'auto') -> Tensor:
+def focal_attention_qkvpacked(
+    qkv: Tensor,
+    pooled_kv: Sequence[Tensor] = (),
+    bias: Tensor = None,
+    *,
+    window_size: int = 7,
+    expand_size: int = 3,
+    focal_window: int = 7,
+    border: str = 'wrap',
+    shifted: bool = False,
+    dropout_p: float = 0.0,
+    backend: str = 'auto',
+) -> Tensor:
     """`focal_attention` of maps that one projection gave: their gradients come in one tensor too, which saves copies.
 
     Args:
@@ -116,7 +120,7 @@ def _choose(backend: str, q: Tensor, layout: Layout, dropout_p: float) -> str:
     if backend == 'reference':
         return backend
     if backend == 'auto':
-        names = ('triton', 'gather') if q.is_cuda else ('gather', )
+        names = ('triton', 'gather') if q.is_cuda else ('gather',)
         return next((name for name in names if _unsupported(name, q, layout, dropout_p) is None), 'reference')
     reason = _unsupported(backend, q, layout, dropout_p)
     if reason is not None:
@@ -124,7 +128,7 @@ def _choose(backend: str, q: Tensor, layout: Layout, dropout_p: float) -> str:
     return backend
 
 
-def _unsupported(name: str, q: Tensor, layout: Layout, dropout_p: float) -> Optional[str]:
+def _unsupported(name: str, q: Tensor, layout: Layout, dropout_p: float) -> str | None:
     if name == 'triton' and not _TRITON_IS_THERE:
         return 'the package triton is not installed'
     return load_backend(name).unsupported(q, layout, dropout_p)
@@ -137,21 +141,28 @@ def _check(q, k, v, pooled_kv, bias, layout, backend):
     if not q.is_floating_point() or q.dtype != k.dtype or q.dtype != v.dtype:
         raise TypeError(f'q, k and v must share one floating-point dtype, got {q.dtype}, {k.dtype}, {v.dtype}')
     if q.dim() != 5 or q.shape != k.shape or q.shape != v.shape:
-        raise ValueError('q, k and v must share one shape (B, H, W, heads, head_dim), '
-                         f'got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}')
+        raise ValueError(
+            'q, k and v must share one shape (B, H, W, heads, head_dim), '
+            f'got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}'
+        )
     batch, height, width, heads, head_dim = q.shape
     ws = layout.window_size
     if q.numel() == 0 or height % ws or width % ws:
-        raise ValueError(f'q must be a non-empty map whose height and width are multiples of window_size={ws}, '
-                         f'got {tuple(q.shape)}')
+        raise ValueError(
+            f'q must be a non-empty map whose height and width are multiples of window_size={ws}, got {tuple(q.shape)}'
+        )
     for level, pair in enumerate(pooled_kv):
         expected = (batch, *layout.pooled_size(height, width, level), heads, head_dim)
         for name, pooled in zip('kv', pair):
             if pooled.shape != expected or pooled.dtype != q.dtype:
-                raise ValueError(f'pooled_kv[{level}]: {name} must be {expected} in {q.dtype}, '
-                                 f'got {tuple(pooled.shape)} in {pooled.dtype}')
+                raise ValueError(
+                    f'pooled_kv[{level}]: {name} must be {expected} in {q.dtype}, '
+                    f'got {tuple(pooled.shape)} in {pooled.dtype}'
+                )
     if bias is not None and bias.shape != (heads, layout.tokens, layout.keys):
-        raise ValueError(f'bias must be (heads, window_size², keys) = {(heads, layout.tokens, layout.keys)}, got {tuple(bias.shape)}')
+        raise ValueError(
+            f'bias must be (heads, window_size², keys) = {(heads, layout.tokens, layout.keys)}, got {tuple(bias.shape)}'
+        )
 
 
 def check_layout(layout: Layout) -> None:
@@ -164,8 +175,10 @@ def check_layout(layout: Layout) -> None:
         raise ValueError(f'expand_size must not exceed window_size={layout.window_size}, got {layout.expand_size}')
     if layout.focal_window % 2 == 0:
         raise ValueError(f'focal_window must be odd, got {layout.focal_window}')
-    if layout.pooled_levels and layout.window_size < 2**(layout.pooled_levels - 1):
-        raise ValueError(f'window_size={layout.window_size} is too small for {layout.pooled_levels} pooled levels: '
-                         f'the last would pool less than one token')
+    if layout.pooled_levels and layout.window_size < 2 ** (layout.pooled_levels - 1):
+        raise ValueError(
+            f'window_size={layout.window_size} is too small for {layout.pooled_levels} pooled levels: '
+            f'the last would pool less than one token'
+        )
     if layout.border not in ('wrap', 'mask'):
         raise ValueError(f"border must be 'wrap' or 'mask', got {layout.border!r}")

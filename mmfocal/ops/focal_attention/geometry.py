@@ -4,16 +4,17 @@ Names and shapes: `n` windows, `t` = window_size² tokens in a window, `keys` ke
 its own t tokens; its ring (the (window_size + 2·expand_size)² region less the window itself, row-major); for each pooled level
 the square region of pooled tokens, row-major.
 """
+
 import functools
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Callable, Optional, Tuple
 
 import torch
 from torch import Tensor
 
-POOLED_MASK = -100.  # what the released code adds to the logit of a pooled position outside the map
+POOLED_MASK = -100.0  # what the released code adds to the logit of a pooled position outside the map
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Layout:
         border (str): 'wrap' or 'mask': what the fine level sees beyond the map.
         shifted (bool): Whether the map was rolled by −(window_size // 2), so that Swin's mask applies to a window's own tokens.
     """
+
     window_size: int = 7
     expand_size: int = 3
     focal_window: int = 7
@@ -41,7 +43,7 @@ class Layout:
 
     @property
     def ring(self) -> int:
-        return (self.window_size + 2 * self.expand_size)**2 - self.tokens
+        return (self.window_size + 2 * self.expand_size) ** 2 - self.tokens
 
     def region(self, level: int) -> int:
         """Side of a window's region at pooled level `level`, 0-based."""
@@ -49,9 +51,9 @@ class Layout:
 
     @property
     def keys(self) -> int:
-        return self.tokens + self.ring + sum(self.region(k)**2 for k in range(self.pooled_levels))
+        return self.tokens + self.ring + sum(self.region(k) ** 2 for k in range(self.pooled_levels))
 
-    def pooled_size(self, height: int, width: int, level: int) -> Tuple[int, int]:
+    def pooled_size(self, height: int, width: int, level: int) -> tuple[int, int]:
         """Height and width of a padded map's pooled tokens at `level`."""
         return height // self.window_size * 2**level, width // self.window_size * 2**level
 
@@ -72,10 +74,11 @@ class Geometry:
         shift_kind (Tensor, optional): (n,), int64: which of the four is a window's: 0 inside the map, 1 in its last column of
             windows, 2 in its last row, 3 in both.
     """
+
     key_index: Tensor
     mask: Tensor
-    shift_mask: Optional[Tensor] = None
-    shift_kind: Optional[Tensor] = None
+    shift_mask: Tensor | None = None
+    shift_kind: Tensor | None = None
 
 
 def once_a_shape(compute: Callable) -> Callable:
@@ -123,7 +126,9 @@ def _compute(layout: Layout, height: int, width: int, device: torch.device) -> G
     # fine level: the whole region, (rows, cols, ws + 2e, ws + 2e), then the window's own tokens before its ring
     offsets = torch.arange(-e, ws + e, device=device)
     own = (offsets >= 0) & (offsets < ws)
-    index, seen = _product(_fine_axis(rows, ws, offsets, own, layout.border), _fine_axis(cols, ws, offsets, own, layout.border))
+    index, seen = _product(
+        _fine_axis(rows, ws, offsets, own, layout.border), _fine_axis(cols, ws, offsets, own, layout.border)
+    )
     order = own_first(layout, device)
     outside = layout.positions(height, width)
     index, seen = index[:, order], seen[:, order]
@@ -179,10 +184,14 @@ def _shift_mask(rows, cols, ws, device):
     """Swin's mask on a rolled map, (4, t, t), and which of the four is each window's, (n,)."""
     # the last window holds tokens of the map's end and, after ws // 2 of them rolled round, of its start
     rolled = torch.arange(ws, device=device) >= ws - ws // 2
-    parts = [(last_row * rolled[:, None] * 2 + last_col * rolled).flatten() for last_row in (0, 1) for last_col in (0, 1)]
+    parts = [
+        (last_row * rolled[:, None] * 2 + last_col * rolled).flatten() for last_row in (0, 1) for last_col in (0, 1)
+    ]
     parts = torch.stack(parts)
     mask = (parts[:, :, None] != parts[:, None, :]) * POOLED_MASK
-    kind = (torch.arange(rows, device=device) == rows - 1)[:, None] * 2 + (torch.arange(cols, device=device) == cols - 1)
+    kind = (torch.arange(rows, device=device) == rows - 1)[:, None] * 2 + (
+        torch.arange(cols, device=device) == cols - 1
+    )
     return mask, kind.flatten()
 
 

@@ -1,0 +1,10 @@
+# ImageNet's mean and standard deviation, in RGB, as all backbones here were pretrained with.
+model = dict(
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[123.675, 116.28, 103.53],
+        std=[58.395, 57.12, 57.375],
+        bgr_to_rgb=True,
+        pad_size_divisor=32,
+    )
+)

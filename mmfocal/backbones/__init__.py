@@ -1,3 +1,0 @@
-from .focal_transformer import FocalTransformer
-
-__all__ = ['FocalTransformer']

@@ -1,0 +1,314 @@
+"""`tools/benchmark.py complexity`: parameters and FLOPs of whole models, beside the paper's."""
+
+import argparse
+import gc
+import inspect
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.analysis.complexity_analysis import parameter_count
+from mmengine.config import DictAction
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import BaseDataElement, InstanceData
+from torch import Tensor, nn
+
+from mmfocal.benchmark.paper.tables import DETECTION_SIZE, SEGMENTATION_SIZE, image_size, row_of, table_rows
+from mmfocal.engine import read_config
+from mmfocal.errors import ConfigError
+from mmfocal.models import flop_handles  # noqa: F401
+
+PROPOSALS, DETECTIONS = 1000, 100
+COUNTED = (
+    '1 FLOP is one multiply-add. Counted is the forward of one image through the whole model; in two-stage\n'
+    f'detectors the RoI heads take {PROPOSALS} proposals (Sparse R-CNN its own) and the mask heads {DETECTIONS} detections.\n'
+    'Norms and upsampling count as in MMEngine; post-processing, auxiliary heads, which serve training alone, and\n'
+    "what is listed as not counted, do not. Parameters are all there are, frozen ones and auxiliary heads' too."
+)
+SIZES = (
+    f"Images, width × height: the paper's of the config, else {DETECTION_SIZE[0]}×{DETECTION_SIZE[1]} for detectors and "
+    f'{SEGMENTATION_SIZE[0]}×{SEGMENTATION_SIZE[1]} for segmentors.\n'
+)
+
+
+@dataclass
+class Complexity:
+    """What a model costs, each by the name of a module; '' is the whole model.
+
+    Args:
+        width (int): Of the image, in pixels.
+        height (int): Of the image, in pixels.
+        params (Dict[str, int]): Parameters.
+        frozen (int): How many of them all are frozen.
+        flops (Dict[str, int]): Multiply-adds.
+        operators (Dict[str, int]): Multiply-adds of the whole model by operator.
+        not_counted (Dict[str, int]): Operators that the counter has no formula for, with the number of their calls.
+    """
+
+    width: int
+    height: int
+    params: dict[str, int]
+    frozen: int
+    flops: dict[str, int]
+    operators: dict[str, int]
+    not_counted: dict[str, int]
+
+
+def count(model: nn.Module, size: tuple[int, int] = DETECTION_SIZE) -> Complexity:
+    """Counts a model of MMDetection, MMSegmentation or MMEngine, which cannot be used for anything else afterwards.
+
+    Args:
+        model (nn.Module): With MMEngine's forward(inputs, data_samples, mode).
+        size (Tuple[int, int]): Width and height of the image in pixels. Defaults to (1280, 800).
+
+    Returns:
+        Complexity: Of one image.
+    """
+    model = revert_sync_batchnorm(model).eval()
+    width, height = size
+    shapes = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape', 'batch_input_shape'), (height, width))
+    samples = [BaseDataElement(metainfo=dict(shapes, scale_factor=(1.0, 1.0)))]
+    two_stage = hasattr(model, 'roi_head')
+    if two_stage:  # 'tensor' would take all of Cascade's proposals for masks, and ask Sparse R-CNN for ground truth
+        _replace_post_processing(model)
+    head = getattr(model, 'decode_head', None)
+    if (
+        head and 'batch_data_samples' in inspect.signature(head.forward).parameters
+    ):  # Mask2Former's, to which 'tensor' gives none
+        head.forward = partial(head.forward, batch_data_samples=samples)
+    forward, mode = model.forward, 'predict' if two_stage else 'tensor'
+    alive = []  # the tracer drops what no output depends on, such as the classes of a cascade's early stages
+
+    def keep(*arguments):
+        alive.extend(map(_one_element, _tensors(arguments[-1])))
+
+    hooks = [module.register_forward_hook(keep) for module in model.modules() if module is not model]
+    params = dict(parameter_count(model))
+
+    def traced(image):
+        keep(forward(image, samples, mode=mode))
+        return tuple(alive)
+
+    model.forward = traced
+    analyzer = FlopAnalyzer(model, (torch.zeros(1, 3, height, width),))
+    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator that hides the products in it
+    try:
+        with torch.no_grad():
+            flops = analyzer.by_module()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for hook in hooks:
+            hook.remove()
+    names = [name for name, _ in model.named_modules()]
+    return Complexity(
+        width=width,
+        height=height,
+        params={name: params.get(name, 0) for name in names},
+        frozen=sum(param.numel() for param in model.parameters() if not param.requires_grad),
+        flops={name: int(flops[name]) for name in names},
+        operators={_short(name): int(number) for name, number in analyzer.by_operator().most_common()},
+        not_counted={_short(name): calls for name, calls in analyzer.unsupported_ops().most_common()},
+    )
+
+
+def _short(operator):
+    return operator.split('::')[-1].removeprefix('PythonOp.')
+
+
+def _replace_post_processing(model):
+    """Has heads give a fixed number of boxes, whatever their weights say."""
+    if hasattr(model.rpn_head, 'init_proposal_bboxes'):  # Sparse R-CNN's: RoIAlign refuses boxes of negative width
+        nn.init.constant_(model.rpn_head.init_proposal_bboxes.weight, 0.5)
+    for module in model.modules():
+        if hasattr(module, 'predict_by_feat'):
+            number = PROPOSALS if module is model.rpn_head else DETECTIONS
+            module.predict_by_feat = lambda *args, number=number, **kwargs: [
+                InstanceData(
+                    bboxes=torch.tensor([[0.0, 0.0, 32.0, 32.0]]).repeat(number, 1),
+                    scores=torch.ones(number),
+                    labels=torch.zeros(number, dtype=torch.long),
+                )
+            ]
+    if hasattr(model, 'panoptic_fusion_head'):  # lays out masks, which is post-processing
+        model.panoptic_fusion_head.predict = lambda instances, segments: segments
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        if value.dim():  # a tracer's sizes are tensors as well
+            yield value
+    elif isinstance(value, BaseDataElement):
+        yield from _tensors(value.all_values())
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _one_element(tensor):
+    """Depends on the tensor without keeping it in memory, by operators that MMEngine ignores."""
+    return tensor[(0,) * tensor.dim()].to(torch.float64, copy=True) if tensor.numel() else tensor
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `tools/benchmark.py complexity`."""
+    parser.add_argument('config', nargs='*', help='config files')
+    parser.add_argument('--table', metavar='N', help="all rows of the paper's Table 3, 4, 5 or ADE20K instead")
+    parser.add_argument(
+        '--size',
+        nargs=2,
+        metavar=('WIDTH', 'HEIGHT'),
+        help="of the image in pixels (default: the paper's, 1280 800 for detectors, 2048 512 for segmentors, "
+        '2560 640 for the one at 640 pixels)',
+    )
+    parser.add_argument('--by-layer', action='store_true', help='also by parts of each model')
+    parser.add_argument('--out', metavar='FILE.json', help='where to write everything as JSON')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='override settings of the configs, e.g. model.neck.out_channels=128',
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Counts, prints, and writes the JSON file.
+
+    Args:
+        args (argparse.Namespace): Of `add_arguments`, and `configs`, the folder for --table.
+
+    Raises:
+        ConfigError: If an argument cannot work.
+        MissingFileError: If a config is absent.
+    """
+    if bool(args.config) == bool(args.table):
+        raise ConfigError('complexity needs either config files or --table N')
+    size = args.size and parse_size(args.size)
+    if args.out:
+        make_file(args.out)
+    rows = table_rows(args.table) if args.table else [row_of(Path(config).stem) for config in args.config]
+    absent = [row['backbone'] for row in rows if args.table and not row['config']]
+    paths = [args.configs / f'{row["config"]}.py' for row in rows] if args.table else args.config
+    results = []
+    for path, row in zip(paths, rows):
+        if args.table and not row['config']:
+            continue
+        print(f'counting {path}', file=sys.stderr)
+        done = None if args.table and not path.is_file() else count_config(path, size, args.cfg_options)
+        results.append((Path(path).stem, row or {}, done))
+
+    print(
+        f'\n{"" if size else SIZES}{COUNTED}\n"paper": as arXiv 2107.00641 and, of ADE20K, its authors\' README report it; '
+        '± is ours against it, where the images are of one size.\n'
+    )
+    print(
+        '| config | pixels | parameters, M | paper | ± | GFLOPs | paper | ± |\n| --- | --- | --- | --- | --- | --- | --- | --- |'
+    )
+    for result in results:
+        print(table_row(*result))
+    print(''.join(notes(results, absent)), end='')
+    if args.by_layer:
+        for name, _, done in results:
+            if done:
+                print(f'\n{name}\n\n{layer_table(done)}')
+    if args.out:
+        record = [
+            dict(config=name, paper=row, **asdict(done)) if done else dict(config=name, paper=row, missing=True)
+            for name, row, done in results
+        ]
+        Path(args.out).write_text(json.dumps(dict(counted=COUNTED, models=record), indent=1) + '\n')
+
+
+def parse_size(texts: list[str]) -> tuple[int, int]:
+    """Width and height.
+
+    Raises:
+        ConfigError: If they are none, or too small for a backbone's last stage.
+    """
+    if any(not str(text).isdecimal() or int(text) < 32 for text in texts):
+        raise ConfigError(
+            f'--size: {" ".join(map(str, texts))} is no width and height of at least 32 pixels, such as 1280 800'
+        )
+    return tuple(map(int, texts))
+
+
+def make_file(path: str) -> None:
+    """Makes an empty file for the results, before anything takes time.
+
+    Raises:
+        ConfigError: If it cannot be made.
+    """
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).touch()
+    except OSError as error:
+        raise ConfigError(f'--out: {path} cannot be written: {error.strerror}') from None
+
+
+def count_config(path: Path, size: tuple[int, int] | None, options: dict) -> Complexity:
+    """Builds a config's model, with random weights, and counts it, at the paper's size where there is none."""
+    gc.collect()  # the model before is in cycles with what it was traced by
+    cfg = read_config(path, options)
+    scope = cfg.get('default_scope', 'mmengine')
+    init_default_scope(scope)
+    torch.manual_seed(0)  # which feature levels a cascade's boxes fall on decides how often RoIAlign is called
+    return count(MODELS.build(cfg.model), size or image_size(Path(path).stem, scope))
+
+
+def table_row(name: str, row: dict, done: Complexity | None) -> str:
+    """A line of the table: a model's figures, the paper's, and by how much they differ if they are of the same image."""
+    size = (done.width, done.height) if done else row['size']
+    cells = [name, '×'.join(map(str, size))]
+    for ours, paper, comparable, form in (
+        (done and done.params[''] / 1e6, row.get('params_m'), True, '.2f'),
+        (done and done.flops[''] / 1e9, row.get('flops_g'), size == row.get('size'), '.1f'),
+    ):
+        cells.append(f'{ours:{form}}' if done else 'no such config')
+        cells.append(f'{paper:g}' if paper else '–')
+        cells.append(f'{ours / paper - 1:+.1%}' if paper and done and comparable else '–')
+    return f'| {" | ".join(cells)} |'
+
+
+def notes(results: list[tuple], absent: list[str]) -> Iterator[str]:
+    """The lines below the table: what it leaves out."""
+    if absent:
+        yield f'\nNo library has {", ".join(sorted(set(absent)))}: left out.\n'
+    counted = [(name, done) for name, _, done in results if done]
+    if any(done.frozen for _, done in counted):
+        yield "\nFrozen parameters, M (the paper's figures for ResNets are without them): "
+        yield ', '.join(f'{name} {done.frozen / 1e6:.2f}' for name, done in counted if done.frozen) + '\n'
+    if counted:
+        yield '\nNot counted, with the number of calls:\n'
+    for name, done in counted:
+        yield f'- {name}: {", ".join(f"{op} {calls}" for op, calls in done.not_counted.items()) or "nothing"}\n'
+
+
+def layer_table(done: Complexity) -> str:
+    """A model's figures by module, two levels deep (numbers of stages and layers aside), and by operator."""
+    lines = ['| module | parameters, M | GFLOPs | share |', '| --- | --- | --- | --- |']
+    for name in done.params:
+        if sum(not part.isdecimal() for part in name.split('.')) <= 2 and (
+            done.params[name] >= 5e3 or done.flops[name] >= 5e6
+        ):
+            lines.append(
+                f'| {name or "all"} | {done.params[name] / 1e6:.2f} | {done.flops[name] / 1e9:.2f} '
+                f'| {done.flops[name] / done.flops[""]:.1%} |'
+            )
+    lines += [
+        '',
+        'GFLOPs by operator: '
+        + ', '.join(f'{name} {flops / 1e9:.2f}' for name, flops in done.operators.items() if flops >= 5e6),
+    ]
+    return '\n'.join(lines)

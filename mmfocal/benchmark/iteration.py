@@ -1,0 +1,207 @@
+"""`tools/benchmark.py iteration`: time and memory of a training iteration, and the time of what a one-stage head does besides layers."""
+
+import argparse
+import resource
+import statistics
+import time
+from collections import defaultdict
+from contextlib import ExitStack
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData, PixelData
+from torch.nn.functional import interpolate
+
+from mmfocal.engine import read_config
+from mmfocal.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `tools/benchmark.py iteration`."""
+    parser.add_argument('config', help='config of a detector or segmentor')
+    parser.add_argument(
+        '--size', metavar='HEIGHTxWIDTH', help='of the images (default: 800x1333, and 512x512 for segmentors)'
+    )
+    parser.add_argument('--batch', type=int, default=2, metavar='N', help='images a batch (default: 2)')
+    parser.add_argument(
+        '--boxes', type=int, default=50, metavar='N', help='boxes an image for a detector (default: 50)'
+    )
+    parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: cuda where there is a GPU')
+    parser.add_argument(
+        '--repeats', type=int, default=5, metavar='N', help='iterations; medians are over them (default: 5)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='override settings of the config, e.g. model.backbone.with_cp=True',
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measures and prints.
+
+    Args:
+        args (argparse.Namespace): Of `add_arguments`.
+
+    Raises:
+        ConfigError: If an argument cannot work.
+    """
+    cfg = read_config(args.config, args.cfg_options)
+    size = args.size or ('512x512' if cfg.default_scope == 'mmseg' else '800x1333')
+    height, _, width = size.partition('x')
+    if not (height.isdigit() and width.isdigit() and min(int(height), int(width)) >= 32):
+        raise ConfigError(f'--size {size}: must be HEIGHTxWIDTH, in pixels, of 32 at least, as 800x1333')
+    if min(args.batch, args.repeats) < 1 or args.boxes < 0:
+        raise ConfigError(
+            f'--batch {args.batch}, --repeats {args.repeats}, --boxes {args.boxes}: must be at least 1, 1 and 0'
+        )
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    total, parts = measure(cfg, (int(height), int(width)), args.batch, args.boxes, device, args.repeats)
+    machine = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
+    boxes = '' if cfg.default_scope == 'mmseg' else f', {args.boxes} boxes an image'
+    print(
+        f'{Path(args.config).stem}, {args.batch} × {size}{boxes}; {machine}, '
+        f'torch {torch.__version__}; medians of {args.repeats}'
+    )
+    print(f'{"training iteration":22}{1e3 * total:10.1f} ms')
+    for name, seconds in parts.items():
+        print(f'{name:22}{1e3 * seconds:10.1f} ms {seconds / total:9.3%}')
+    print(f'{"peak memory":22}{peak_memory(device) / 2**20:10.0f} MiB')
+
+
+def measure(
+    cfg: Config, size: tuple[int, int], batch: int, boxes: int, device: str, repeats: int
+) -> tuple[float, dict[str, float]]:
+    """Times training iterations on random images, boxes and label maps.
+
+    Args:
+        cfg (Config): A detector's or segmentor's.
+        size (tuple[int, int]): Height and width of the images in pixels.
+        batch (int): Images.
+        boxes (int): Boxes an image for a detector; masks where it learns them.
+        device (str): 'cpu' or 'cuda'.
+        repeats (int): Iterations to time, after two that are not.
+
+    Returns:
+        tuple[float, dict[str, float]]: Median seconds of an iteration; name → median seconds in it of its parts.
+    """
+    MMLogger.get_instance(
+        'iteration', log_level='ERROR'
+    )  # not a line for each parameter that is frozen or without weight decay
+    init_default_scope(cfg.default_scope)
+    torch.manual_seed(0)
+    segmentation = cfg.default_scope == 'mmseg'
+    if segmentation:
+        cfg.model.data_preprocessor.size = size
+    cfg.model.backbone.init_cfg = None  # weights do not change the time; nothing is downloaded
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).train()
+    model.init_weights()
+    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    data = random_segmentation_batch(model, size, batch) if segmentation else random_batch(model, size, batch, boxes)
+    synchronize = torch.cuda.synchronize if device == 'cuda' else (lambda: None)
+    seconds: dict[str, list[float]] = defaultdict(list)
+
+    def timed(name, function):
+        def wrapper(*args, **kwargs):
+            synchronize()
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            synchronize()
+            seconds[name][-1] += time.perf_counter() - start
+            return result
+
+        return wrapper
+
+    with ExitStack() as patches:
+        for name, owner, attribute in functions(model):
+            patches.enter_context(mock.patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
+        step = timed('iteration', lambda: model.train_step(data, optim_wrapper))
+        names = ['iteration', *(name for name, *_ in functions(model))]
+        for _ in range(2 + repeats):
+            for name in names:
+                seconds[name].append(0.0)
+            step()
+    medians = {name: statistics.median(seconds[name][2:]) for name in names}
+    return medians.pop('iteration'), medians
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: on a GPU what PyTorch had allocated of it at most, else the resident memory of the whole process."""
+    if device == 'cuda':
+        return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def functions(model) -> list[tuple[str, object, str]]:
+    """What is timed of an iteration: name, owner and attribute."""
+    head = getattr(model, 'bbox_head', None)
+    found = [('targets of points', head, 'get_targets')] if hasattr(head, 'get_targets') else []
+    if hasattr(head, 'get_heatmap_targets'):
+        from mmfocal.models.reppoints_v2 import reppoints_v2_head
+
+        found += [
+            ('targets of corners', head, 'get_heatmap_targets'),
+            ('foreground maps', reppoints_v2_head, 'foreground_weights'),
+        ]
+    return found
+
+
+def random_batch(model, size, batch, boxes):
+    """Random images with annotations for a detector, as a data loader gives them: boxes of COCO's range of sizes, masks that fill them, stuff."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    samples = []
+    extent = torch.tensor([size[1], size[0]])
+    num_classes = min(
+        getattr(module, 'num_things_classes', None) or module.num_classes
+        for name, module in model.named_modules()
+        if hasattr(module, 'num_classes') and name != 'rpn_head'
+    )
+    for _ in range(batch):
+        sides = extent * torch.exp(torch.empty(boxes, 2).uniform_(-4.5, -0.1))  # 1 % to 90 % of the image's
+        corner = torch.rand(boxes, 2) * (extent - sides)
+        bboxes = torch.cat([corner, corner + sides], 1)
+        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)))
+        sample.gt_instances = InstanceData(bboxes=bboxes, labels=torch.randint(num_classes, (boxes,)))
+        if not hasattr(model, 'bbox_head'):
+            masks = np.zeros((boxes, *size), dtype=np.uint8)
+            for mask, (left, top, right, bottom) in zip(masks, bboxes.tolist()):
+                mask[int(top) : int(bottom) + 1, int(left) : int(right) + 1] = 1
+            sample.gt_instances.masks = BitmapMasks(masks, *size)
+        if getattr(model, 'num_stuff_classes', 0):
+            sample.gt_sem_seg = PixelData(sem_seg=num_classes + random_label_map(model.num_stuff_classes, size))
+        samples.append(sample)
+    return dict(inputs=random_images(size, batch), data_samples=samples)
+
+
+def random_segmentation_batch(model, size, batch):
+    """Random images with label maps for a segmentor, as a data loader gives them."""
+    from mmseg.structures import SegDataSample
+
+    samples = []
+    for _ in range(batch):
+        sample = SegDataSample(metainfo=dict(img_shape=size, ori_shape=size))
+        sample.gt_sem_seg = PixelData(data=random_label_map(model.decode_head.num_classes, size))
+        samples.append(sample)
+    return dict(inputs=random_images(size, batch), data_samples=samples)
+
+
+def random_images(size, batch):
+    return list(torch.randint(256, (batch, 3, *size), dtype=torch.uint8))
+
+
+def random_label_map(num_classes, size):
+    """A label map (1, H, W) of twelve rectangles."""
+    labels = torch.randint(num_classes, (1, 1, 3, 4))
+    return interpolate(labels.float(), size)[0].long()

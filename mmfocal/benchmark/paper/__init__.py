@@ -1,0 +1,1 @@
+"""The paper's tables: training their cells, collecting and reporting results."""

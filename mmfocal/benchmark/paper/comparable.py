@@ -1,0 +1,91 @@
+"""Whether a run's figures may stand beside the paper's: only those of the config as it is, trained to its end."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmfocal.benchmark.paper.collect import figures
+
+# What decides a result. The rest is paths, logging, workers, and how often is validated.
+SETTINGS = (
+    'model',
+    'train_cfg',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_dataloader.dataset',
+    'test_dataloader.dataset',
+    'test_evaluator',
+)
+PATHS = (
+    'init_cfg',
+    'checkpoint',
+    'data_root',
+    'ann_file',
+    'data_prefix',
+    'backend_args',
+    'file_client_args',
+    'val_interval',
+    'val_begin',
+    'with_cp',
+    '_scope_',
+)
+IMAGES = {'COCO val2017': 5000, 'ADE20K val': 2000}
+
+
+def objections(run: dict, row: dict, configs: Path) -> list[str]:
+    """Why a run must not be compared with a row of the paper's.
+
+    Args:
+        run (dict): Of `collect`, whose config is the row's.
+        row (dict): Of `mmfocal.benchmark.paper.tables`.
+        configs (Path): The folder with the configs.
+
+    Returns:
+        List[str]: Reasons; none if it may.
+    """
+    found = []
+    if not figures(run):
+        return [f'failed: {run["failed"]}' if run['failed'] else 'no validation yet']
+    if not run['settings']:
+        return ['it has left no config, so that its schedule and data are not known']
+    ours = Config.fromfile(configs / f'{row["config"]}.py', import_custom_modules=False).to_dict()
+    keys = [
+        difference for key in SETTINGS for difference in differences(pick(run['settings'], key), pick(ours, key), key)
+    ]
+    if keys:
+        found.append(
+            f'{", ".join(keys[:4])}{" and more" if len(keys) > 4 else ""}: not as in configs/{row["config"]}.py'
+        )
+    if run['done'] is None or run['planned'] is None or run['done'] < run['planned']:
+        done = 0 if run['done'] is None else run['done']
+        found.append(f'{done:g} of {run["planned"] or "?"} {run["unit"]}s done')
+    images, batches = IMAGES[row['dataset']], run['validation_batches']
+    across = run['test_batch'] and run['processes'] and run['test_batch'] * run['processes']
+    if batches and across and not images <= batches * across < images + across:
+        found.append(f'validated on about {batches * across:g} images instead of {images}')
+    return found
+
+
+def pick(settings: Any, key: str) -> Any:
+    for part in key.split('.'):
+        settings = settings.get(part) if isinstance(settings, dict) else None
+    return settings
+
+
+def differences(theirs: Any, ours: Any, key: str) -> Iterator[str]:
+    """The keys at which two settings differ, but for paths."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name in sorted((theirs.keys() | ours.keys()) - set(PATHS)):
+            yield from differences(theirs.get(name), ours.get(name), f'{key}.{name}')
+    elif isinstance(theirs, (list, tuple)) and isinstance(ours, (list, tuple)) and len(theirs) == len(ours):
+        for i, (one, other) in enumerate(zip(theirs, ours)):
+            yield from differences(one, other, f'{key}.{i}')
+    elif as_text(theirs) != as_text(ours):
+        yield key
+
+
+def as_text(value):
+    return json.dumps(value, sort_keys=True, default=str)

@@ -1,0 +1,121 @@
+"""The paper's tables (arXiv 2107.00641), and which config belongs to which row: other people's figures, never this project's."""
+
+from pathlib import Path
+
+from mmengine import load
+
+from mmfocal.errors import ConfigError
+
+METHODS = {
+    'Cascade Mask R-CNN': 'cascade_mask_rcnn',
+    'ATSS': 'atss',
+    'RepPointsV2': 'reppointsv2',
+    'Sparse R-CNN': 'sparse_rcnn',
+    'RetinaNet': 'retinanet',
+    'Mask R-CNN': 'mask_rcnn',
+    'UPerNet': 'upernet',
+}
+BACKBONES = {
+    'ResNet-50': 'r50',
+    'ResNet-101': 'r101',
+    'ResNeXt101-32x4d': 'x101_32x4d',
+    'ResNeXt101-64x4d': 'x101_64x4d',
+    **{
+        f'{family}-{size}': f'{family}_{size}'.lower()
+        for family, sizes in (
+            ('PVT', ('Small', 'Medium', 'Large')),
+            ('Swin', ('Tiny', 'Small', 'Base')),
+            ('Focal', ('Tiny', 'Small', 'Base', 'Large')),
+        )
+        for size in sizes
+    },
+}
+NANO_BACKBONES = {
+    'ResNet-nano': 'r_nano',
+    'Swin-nano': 'swin_nano',
+    'Focal-nano': 'focal_nano',
+}  # of the generated shapes
+
+DETECTION_SIZE, SEGMENTATION_SIZE = (1280, 800), (2048, 512)  # width and height of the images that FLOPs are of
+
+
+def paper_rows(task: str | None = None) -> list[dict]:
+    """The rows of Tables 3, 4 and 5, and of ADE20K in the authors' README.
+
+    Args:
+        task (str, optional): 'detection' or 'segmentation' for the rows of one. Defaults to None, for both.
+
+    Returns:
+        List[dict]: As in paper_results.yaml, with `config`, the name of the row's config, None for ViL, which is in no library, and
+            `size`, width and height of the image that its FLOPs are of.
+    """
+    tasks = (task,) if task else ('detection', 'segmentation')
+    rows = [row for row in load(Path(__file__).with_name('paper_results.yaml')) if row['task'] in tasks]
+    for row in rows:
+        backbone, data = BACKBONES.get(row['backbone']), '_ade20k' if row['table'] == 'ADE20K' else ''
+        row['config'] = backbone and f'{METHODS[row["method"]]}_{backbone}_{row["schedule"]}{data}'
+        row['size'] = (4 * row['crop'], row['crop']) if 'crop' in row else DETECTION_SIZE
+    return rows
+
+
+def table_rows(table: str) -> list[dict]:
+    """The rows of one table, in its order.
+
+    Args:
+        table (str): Its number in the paper, or ADE20K.
+
+    Raises:
+        ConfigError: If it is not one of the tables with configs.
+    """
+    rows = paper_rows()
+    tables = sorted({str(row['table']) for row in rows})
+    if table not in tables:
+        raise ConfigError(f"--table {table}: the paper's tables with configs are {', '.join(tables)}")
+    return [row for row in rows if str(row['table']) == table]
+
+
+def shapes_rows(table: str) -> list[dict]:
+    """The rows of a table with small backbones on the generated shapes: its methods, with the families of backbones that it has.
+
+    Args:
+        table (str): As of `table_rows`.
+
+    Returns:
+        List[dict]: Each with `table`, `task`, `method`, `backbone` and `config`, and no figure of the paper's.
+
+    Raises:
+        ConfigError: As `table_rows`.
+    """
+    rows = table_rows(table)
+    families = {row['backbone'].split('-')[0] for row in rows}
+    return [
+        dict(
+            table=rows[0]['table'],
+            task=rows[0]['task'],
+            method=method,
+            backbone=backbone,
+            config=f'{METHODS[method]}_{name}_shapes',
+        )
+        for method in dict.fromkeys(row['method'] for row in rows)
+        for backbone, name in NANO_BACKBONES.items()
+        if backbone.split('-')[0] in families
+    ]
+
+
+def row_of(config: str) -> dict | None:
+    """The row that a config named so belongs to, `config` without `.py`; None if it is in no table."""
+    return next((row for row in paper_rows() if row['config'] == config), None)
+
+
+def image_size(config: str, scope: str) -> tuple[int, int]:
+    """Width and height of the image with which a config is counted.
+
+    Args:
+        config (str): Its name, without `.py`.
+        scope (str): Its default_scope.
+
+    Returns:
+        Tuple[int, int]: The size of its row, or else that of the paper's detectors, or of its segmentors at 512 pixels.
+    """
+    row = row_of(config)
+    return row['size'] if row else SEGMENTATION_SIZE if scope == 'mmseg' else DETECTION_SIZE

@@ -1,0 +1,1 @@
+"""Validation of annotations, images, masks and label maps."""

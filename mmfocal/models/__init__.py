@@ -1,0 +1,3 @@
+from mmfocal.models.focal_transformer import FocalTransformer
+
+__all__ = ['FocalTransformer']

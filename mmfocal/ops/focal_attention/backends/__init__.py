@@ -1,0 +1,1 @@
+"""Backends of focal attention, one file each."""

@@ -1,0 +1,36 @@
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmfocal.ops.focal_attention.geometry import Layout, get_geometry
+from mmfocal.ops.focal_attention.windows import all_tokens, window_partition, window_reverse
+
+
+def reference_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pooled_kv: Sequence[tuple[Tensor, Tensor]],
+    bias: Tensor | None,
+    layout: Layout,
+    dropout_p: float = 0.0,
+) -> Tensor:
+    """Focal attention as its definition reads, in any dtype; see `focal_attention` for the arguments."""
+    _, height, width, _, head_dim = q.shape
+    geometry = get_geometry(layout, height, width, q)
+    queries = window_partition(q, layout.window_size)  # (B, n, t, heads, head_dim)
+    keys = all_tokens(k, [pair[0] for pair in pooled_kv])[:, geometry.key_index]  # (B, n, keys, heads, head_dim)
+    values = all_tokens(v, [pair[1] for pair in pooled_kv])[:, geometry.key_index]
+
+    logits = torch.einsum('bnqhc,bnkhc->bnhqk', queries * head_dim**-0.5, keys)
+    logits = logits + geometry.mask[:, None, None].to(logits.dtype)
+    if layout.shifted:
+        own = logits[..., : layout.tokens] + geometry.shift_mask[geometry.shift_kind][:, None].to(logits.dtype)
+        logits = torch.cat([own, logits[..., layout.tokens :]], -1)
+    if bias is not None:
+        logits = logits + bias.to(logits.dtype)
+    weights = F.dropout(logits.softmax(-1), dropout_p)
+    out = torch.einsum('bnhqk,bnkhc->bnqhc', weights, values)
+    return window_reverse(out, layout.window_size, height, width)

@@ -1,0 +1,330 @@
+"""`tools/benchmark.py speed`: nothing here depends on how long anything takes."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from torch import nn
+
+from mmfocal.benchmark.speed import command as speed
+from mmfocal.benchmark.speed import report as speed_report
+from mmfocal.benchmark.speed import targets
+from mmfocal.benchmark.speed.contenders import BACKBONES, OPERATORS, Case, Contender, operator_work
+from mmfocal.errors import ConfigError
+
+ROOT = Path(__file__).parents[3]
+TINY = Case('backbone', 'train', 64, 64, arch='nano')
+
+
+def benchmark(monkeypatch, *args):
+    """Runs tools/benchmark.py in this process."""
+    spec = importlib.util.spec_from_file_location('benchmark', ROOT / 'tools/benchmark.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, args)])
+    threads = torch.get_num_threads()
+    try:
+        module.main()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def no_memory(monkeypatch):
+    """Memory without its processes: 10 MiB each, less for Swin."""
+    monkeypatch.setattr(
+        speed, 'cpu_peak', lambda name, case, threads: ((8 if name.startswith('swin') else 10) << 20, '')
+    )
+
+
+@pytest.fixture
+def no_rivals(monkeypatch):
+    """None of the libraries is there, but a Swin of one convolution."""
+    for name in ('mmdet', 'timm', 'torchvision'):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(BACKBONES, 'swin_mmdet', Contender('Swin, MMDetection', lambda case: Maps()))
+
+
+class Maps(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, x):
+        return [self.conv(x)]
+
+
+def read(folder):
+    """speed.json, after a look at speed.png: it is a picture, and something is drawn in it."""
+    picture = cv2.imread(str(folder / 'speed.png'))
+    assert min(picture.shape[:2]) > 150 and picture.std() > 10
+    return json.loads((folder / 'speed.json').read_text())
+
+
+def by_name(case):
+    return {entry['name']: entry for entry in case['contenders']}
+
+
+def test_backbones_from_end_to_end(monkeypatch, capsys, tmp_path, no_rivals, no_memory):
+    """Also what fails or is out of memory is told, and the others go on."""
+
+    def too_large(case):
+        raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB\nand more')
+
+    monkeypatch.setitem(BACKBONES, 'focal_gather', Contender('Focal, gather', too_large))
+    benchmark(
+        monkeypatch,
+        'speed',
+        '--arch',
+        'nano',
+        '--sizes',
+        '64x64',
+        '70x90',
+        '--mode',
+        'train',
+        'forward',
+        '--batch',
+        2,
+        '--repeats',
+        3,
+        '--threads',
+        1,
+        '--device',
+        'cpu',
+        '--out',
+        tmp_path / 'new' / 'out',
+    )
+    said = capsys.readouterr().out
+    assert 'backbone, train, 70×90, batch 2, float32, nano' in said
+    assert '× Swin, MMDetection [quartiles]' in said and str(tmp_path / 'new' / 'out' / 'speed.png') in said
+    assert 'Swin, timm: absent: ModuleNotFoundError: ' in said and 'Swin, torchvision: absent: ' in said
+    assert 'Focal, gather: out of memory: OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n' in said
+    assert 'needs a CUDA device' in said  # the Triton backend says why it is out
+
+    record = read(tmp_path / 'new' / 'out')
+    assert set(record['environment']) >= {'date', 'command', 'commit', 'device', 'cpu', 'threads', 'packages'}
+    assert record['environment']['threads'] == 1 and record['environment']['packages']['torch'] == torch.__version__
+    assert [(case['mode'], case['height'], case['width']) for case in record['cases']] == [
+        ('train', 64, 64),
+        ('train', 70, 90),
+        ('forward', 64, 64),
+        ('forward', 70, 90),
+    ]
+    case = by_name(record['cases'][0])
+    done = [name for name, entry in case.items() if entry['status'] == 'ok']
+    assert done == ['focal', 'focal_reference', 'roll_unfold', 'swin_mmdet']
+    assert case['focal_gather']['status'] == 'out of memory' and case['swin_timm']['status'] == 'absent'
+    focal = case['focal']
+    assert len(focal['times']) == 3 and focal['median'] == sorted(focal['times'])[1]
+    assert focal['ratio_lower_quartile'] <= focal['ratio'] <= focal['ratio_upper_quartile']
+    assert focal['memory_ratio'] == 1.25 and focal['images_per_second'] == 2 / focal['median']
+    assert case['roll_unfold']['speed_up_over_roll_unfold'] == case['swin_mmdet']['ratio'] == 1
+    assert record['cases'][0]['baseline'] == 'swin_mmdet'
+
+
+@pytest.mark.parametrize('mode', ['forward', 'train'])
+def test_attention_from_end_to_end(monkeypatch, capsys, tmp_path, mode):
+    monkeypatch.setattr(speed, 'device_rates', lambda device, dtype: (1e9, 1e12))
+    benchmark(
+        monkeypatch,
+        'speed',
+        '--what',
+        'attention',
+        '--arch',
+        'nano',
+        '--sizes',
+        '64x64',
+        '--mode',
+        mode,
+        '--repeats',
+        1,
+        '--device',
+        'cpu',
+        '--out',
+        tmp_path,
+    )
+    assert 'measured here: 1 GB/s copied, 1 TFLOP/s of matrix products; bound by copying' in capsys.readouterr().out
+    record = read(tmp_path)
+    assert [case['stage'] for case in record['cases']] == [0, 1, 2, 3]
+    for case in record['cases']:
+        found = by_name(case)
+        assert all(found[name]['status'] == 'ok' for name in OPERATORS if name != 'focal_triton')
+        flops, size = operator_work(Case('attention', mode, 64, 64, arch='nano', stage=case['stage']))
+        assert found['focal']['share'] == pytest.approx(max(size / 1e9, flops / 1e12) / found['focal']['median'])
+        assert case['baseline'] == 'window_sdpa' and 'share' not in found['window_sdpa']
+
+
+def test_all_prints_targets_beside_the_figures(monkeypatch, capsys, tmp_path, no_rivals, no_memory):
+    large = replace(TINY, mode='forward')
+    monkeypatch.setattr(
+        speed,
+        'targets',
+        lambda device: [
+            targets.Target('time', (TINY,), 'time', 1e6, 1e-6),
+            targets.Target('memory', (TINY,), 'memory', 1.2, 1.0),
+            targets.Target('speed-up', (large,), 'speed-up', 1e-6, 1e-5),
+        ],
+    )
+    benchmark(monkeypatch, 'speed', '--all', '--repeats', 2, '--device', 'cpu', '--out', tmp_path)
+    lines = capsys.readouterr().out.split('target ')[-1].splitlines()
+    assert lines[0].split() == ['must', 'aim', 'measured']
+    assert ' must met ' in lines[1] and ' ≤ 1.2 ' in lines[2] and ' missed ' in lines[2] and ' aim met ' in lines[3]
+    record = read(tmp_path)
+    assert [row['verdict'] for row in record['targets']] == ['must met', 'missed', 'aim met']
+    assert record['targets'][1]['measured'] == 1.25 and record['environment']['threads'] == 2
+    assert len(record['cases']) == 2 and 'focal_reference' not in by_name(record['cases'][0])
+
+
+def test_each_contender_in_a_process_of_its_own(monkeypatch, capsys, tmp_path, no_memory):
+    benchmark(
+        monkeypatch,
+        'speed',
+        '--arch',
+        'nano',
+        '--sizes',
+        '64x64',
+        '--rivals',
+        'focal',
+        'focal_triton',
+        '--device',
+        'cpu',
+        '--apart',
+        '--repeats',
+        2,
+        '--threads',
+        1,
+        '--out',
+        tmp_path,
+    )
+    case = by_name(json.loads((tmp_path / 'speed.json').read_text())['cases'][0])
+    assert len(case['focal']['times']) == 2 and case['focal']['status'] == 'ok'
+    assert case['focal_triton']['status'] == 'failed' and 'needs a CUDA device' in case['focal_triton']['reason']
+
+
+def test_profile(monkeypatch, capsys, tmp_path, no_memory):
+    benchmark(
+        monkeypatch,
+        'speed',
+        '--arch',
+        'nano',
+        '--sizes',
+        '64x64',
+        '--rivals',
+        'focal',
+        'roll_unfold',
+        '--device',
+        'cpu',
+        '--profile',
+        '--repeats',
+        1,
+        '--out',
+        tmp_path,
+    )
+    text = capsys.readouterr().out
+    contenders = json.loads((tmp_path / 'speed.json').read_text())['cases'][0]['contenders']
+    for kind in ('linear layers, convolutions', 'attention: products, softmax', 'copies, gathers, padding'):
+        assert kind in text and all(one['kinds'][kind] > 0 for one in contenders)
+
+
+def test_scaling(monkeypatch, capsys, tmp_path, no_rivals, no_memory):
+    benchmark(
+        monkeypatch,
+        'speed',
+        '--scaling',
+        '--arch',
+        'nano',
+        '--sizes',
+        '64x64',
+        '64x128',
+        '--repeats',
+        1,
+        '--device',
+        'cpu',
+        '--out',
+        tmp_path,
+    )
+    assert '∝ area^p' in capsys.readouterr().out
+    record = read(tmp_path)
+    assert set(record['scaling']) == {'focal', 'swin_mmdet'}
+    assert record['scaling']['focal']['memory_exponent'] == pytest.approx(0)
+
+
+def test_scaling_exponents():
+    points = [((side, 2 * side), 3e-3 * side**2, 100.0 + side**3) for side in (100, 1000, 10000)]
+    time, size = speed_report.scaling_exponents(points)
+    assert time == pytest.approx(1) and 1 < size < 1.5
+    assert speed_report.scaling_exponents(points, larger_half=True)[1] == pytest.approx(1.5, abs=1e-3)
+    assert speed_report.scaling_exponents(points[:1]) == (None, None)
+    assert speed_report.scaling_exponents([(size, time, None) for size, time, _ in points])[1] is None
+
+
+@pytest.mark.parametrize(
+    'args, sentence',
+    [
+        (['--apart', '--profile'], '--apart is for the CPU, and without --profile'),
+        (['--rivals', 'focal', 'resnet'], '--rivals: no contender is called resnet; there are focal, '),
+        (['--rivals', 'window_sdpa'], '--rivals: none of window_sdpa is for backbone: there are focal, '),
+        (['--sizes', '224'], '--sizes: 224 is no HEIGHTxWIDTH in pixels, such as 800x1216'),
+        (['--sizes', '0x224'], '--sizes: 0x224 is no HEIGHTxWIDTH'),
+        (['--device', 'cuda'], '--device cuda needs a GPU'),
+        (['--repeats', '0'], '--repeats must be at least 1, got 0'),
+        (['--batch', '-1'], '--batch must be at least 1, got -1'),
+        (['--all', '--sizes', '64x64'], '--all chooses by itself what is measured: leave out --sizes'),
+        (['--all', '--compile'], 'leave out --compile'),
+        (['--scaling', '--mode', 'forward', 'train'], '--scaling measures backbones in one mode'),
+        (['--out', __file__], 'cannot be made a folder: File exists'),
+    ],
+)
+def test_bad_arguments(monkeypatch, args, sentence):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    with pytest.raises(ConfigError) as info:
+        benchmark(monkeypatch, 'speed', *args)
+    assert sentence in str(info.value) and '\n' not in str(info.value)
+
+
+WITHOUT_LIBRARIES = """
+import runpy, sys
+
+class Blocker:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split('.')[0] in ('mmdet', 'mmcv', 'mmseg', 'timm', 'torchvision', 'matplotlib'):
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+sys.meta_path.insert(0, Blocker)
+sys.argv = ['tools/benchmark.py', *sys.argv[1:]]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+def test_torch_and_mmengine_are_enough(tmp_path):
+    args = [
+        'speed',
+        '--arch',
+        'nano',
+        '--sizes',
+        '64x64',
+        '--repeats',
+        '1',
+        '--device',
+        'cpu',
+        '--out',
+        str(tmp_path),
+        '--rivals',
+        'focal',
+        'swin_mmdet',
+        'swin_timm',
+        'swin_torchvision',
+    ]
+    done = subprocess.run([sys.executable, '-c', WITHOUT_LIBRARIES, *args], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Swin, MMDetection: absent: ModuleNotFoundError: No module named 'mmdet'" in done.stdout
+    assert 'no plot: matplotlib is not installed' in done.stdout and not (tmp_path / 'speed.png').exists()
+    focal = by_name(json.loads((tmp_path / 'speed.json').read_text())['cases'][0])['focal']
+    assert focal['status'] == 'ok' and focal['memory'] > 0 and 'ratio' not in focal

@@ -1,0 +1,96 @@
+"""`tools/benchmark.py iteration`: nothing here depends on how long anything takes."""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+from mmengine.registry import MODELS, init_default_scope
+
+from mmfocal.benchmark import iteration
+from mmfocal.engine import read_config
+from mmfocal.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def benchmark(*args):
+    parser = argparse.ArgumentParser()
+    iteration.add_arguments(parser)
+    iteration.main(parser.parse_args(['--device', 'cpu', *(str(arg) for arg in args)]))
+
+
+@pytest.mark.parametrize(
+    'name, parts',
+    [
+        ('reppointsv2_focal_nano_shapes', ['targets of points', 'targets of corners', 'foreground maps']),
+        ('atss_focal_nano_shapes', ['targets of points']),
+    ],
+)
+def test_iteration_and_its_parts(capsys, name, parts):
+    benchmark(CONFIGS / f'{name}.py', '--size', '64x96', '--batch', 1, '--boxes', 3, '--repeats', 1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f'{name}, 1 × 64x96, 3 boxes an image; CPU')
+    memory = re.fullmatch(r'peak memory +(\d+) MiB', lines.pop())
+    assert int(memory[1]) > 100  # PyTorch alone has more
+    times = {line[:22].strip(): float(re.search(r'([\d.]+) ms', line)[1]) for line in lines[1:]}
+    assert list(times) == ['training iteration', *parts]
+    assert times['training iteration'] > sum(times[part] for part in parts) > 0
+
+
+@pytest.mark.parametrize(
+    'args, sentence',
+    [
+        (['--size', '800'], '--size 800: must be HEIGHTxWIDTH'),
+        (['--size', '8x8'], 'of 32 at least'),
+        (['--batch', '0'], 'must be at least 1'),
+    ],
+)
+def test_bad_arguments(args, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        benchmark(CONFIGS / 'atss_focal_nano_shapes.py', *args)
+
+
+@pytest.mark.parametrize('name', ['mask_rcnn_focal_nano_shapes', 'sparse_rcnn_focal_nano_shapes'])
+def test_two_stage_detectors(capsys, name):
+    benchmark(CONFIGS / f'{name}.py', '--size', '64x96', '--batch', 1, '--boxes', 3, '--repeats', 1)
+    assert re.search(
+        r'3 boxes an image.*\ntraining iteration +[\d.]+ ms\npeak memory +\d+ MiB\n$', capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize('name', ['upernet_focal_nano_shapes', 'semantic_fpn_focal_nano_shapes'])
+def test_segmentors(capsys, name):
+    benchmark(CONFIGS / f'{name}.py', '--size', '64x96', '--repeats', 1)
+    assert re.search(
+        rf'{name}, 2 × 64x96; CPU.*\ntraining iteration +[\d.]+ ms\npeak memory +\d+ MiB\n$', capsys.readouterr().out
+    )
+
+
+def test_options_of_the_config(monkeypatch):
+    seen = []
+    monkeypatch.setattr(iteration, 'measure', lambda cfg, *args: seen.append(cfg.model.backbone.with_cp) or (1.0, {}))
+    benchmark(CONFIGS / 'atss_focal_nano_shapes.py', '--cfg-options', 'model.backbone.with_cp=True')
+    assert seen == [True]
+
+
+def test_default_sizes(monkeypatch):
+    sizes = []
+    monkeypatch.setattr(iteration, 'measure', lambda cfg, size, *args: sizes.append(size) or (1.0, {}))
+    benchmark(CONFIGS / 'atss_focal_nano_shapes.py')
+    benchmark(CONFIGS / 'upernet_focal_nano_shapes.py')
+    assert sizes == [(800, 1333), (512, 512)]
+
+
+@pytest.mark.parametrize('name, stuff', [('panoptic_fpn_r50_1x', True), ('mask2former_instance_focal_tiny_50e', False)])
+def test_annotations_for_masks_and_stuff(monkeypatch, name, stuff):
+    monkeypatch.setenv('FOCAL_TINY', 'none')
+    cfg = read_config(CONFIGS / f'{name}.py')
+    init_default_scope(cfg.default_scope)
+    (sample,) = iteration.random_batch(MODELS.build(cfg.model), (64, 96), 1, 5)['data_samples']
+    objects = sample.gt_instances
+    assert objects.masks.masks.shape == (5, 64, 96) and objects.masks.masks.any((1, 2)).all()
+    assert ((objects.labels >= 0) & (objects.labels < 80)).all() and ('gt_sem_seg' in sample) == stuff
+    if stuff:
+        labels = sample.gt_sem_seg.sem_seg
+        assert labels.shape == (1, 64, 96) and ((labels >= 80) & (labels < 133)).all() and len(labels.unique()) > 3

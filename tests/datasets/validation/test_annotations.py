@@ -1,0 +1,264 @@
+"""Each fault of COCO-format files is one sentence that names the file and what to do."""
+
+import json
+import os
+
+import pytest
+
+from mmfocal.datasets.validation.annotations import (
+    check_annotation_file,
+    check_annotations,
+    check_classes,
+    check_images_exist,
+    read_annotations,
+)
+from mmfocal.errors import ConfigError, DataError, MissingFileError
+
+
+def a_sound_file():
+    """A parsed file of two images, three boxes and three categories."""
+    return dict(
+        images=[dict(id=i, file_name=f'{i}.jpg', width=64, height=48) for i in (1, 2)],
+        categories=[dict(id=i, name=name) for i, name in ((3, 'disc'), (5, 'box'), (9, 'star'))],
+        annotations=[
+            dict(id=10, image_id=1, category_id=3, bbox=[4, 4, 20, 10.5], area=210.0),
+            dict(id=11, image_id=1, category_id=9, bbox=[0.5, 1, 8, 8], area=64, iscrowd=1),
+            dict(id=12, image_id=2, category_id=5, bbox=[30, 20, 10, 12], area=120),
+        ],
+    )
+
+
+def one_sentence(error):
+    text = str(error.value)
+    return '\n' not in text and text.count('; ') == 1
+
+
+# Where the data is
+
+
+def test_a_missing_root_names_coco_root(tmp_path, monkeypatch):
+    root = f'{tmp_path}/coco/'
+    monkeypatch.setenv('COCO_ROOT', root)
+    with pytest.raises(MissingFileError) as error:
+        check_annotation_file(root + 'annotations/a.json', root)
+    assert str(error.value) == f'COCO_ROOT={root}: folder not found; set COCO_ROOT or see README "Data"'
+
+
+def test_the_default_root_is_coco_root_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('COCO_ROOT', raising=False)
+    with pytest.raises(MissingFileError, match='^COCO_ROOT=data/coco/: folder not found; set COCO_ROOT'):
+        check_annotation_file('data/coco/annotations/a.json', 'data/coco/')
+
+
+def test_another_root_names_data_root(tmp_path):
+    with pytest.raises(MissingFileError, match='^data_root=.*/mine: folder not found; .*COCO_ROOT'):
+        check_annotation_file(f'{tmp_path}/mine/a.json', f'{tmp_path}/mine')
+
+
+def test_a_missing_annotation_file_is_named_within_its_root(tmp_path, monkeypatch):
+    root = str(tmp_path)  # no slash at its end: the sentence must name the file without one at its start
+    monkeypatch.setenv('COCO_ROOT', root + '/')
+    with pytest.raises(MissingFileError) as error:
+        check_annotation_file(f'{root}/annotations/a.json', root)
+    assert str(error.value).startswith(f'COCO_ROOT={root}: annotations/a.json not found; set COCO_ROOT')
+
+
+def test_a_missing_annotation_file_outside_the_root_is_named_in_full(tmp_path):
+    with pytest.raises(MissingFileError, match=f'^{tmp_path}/a.json: file not found; correct ann_file'):
+        check_annotation_file(f'{tmp_path}/a.json', 'data/coco/')
+
+
+def test_an_unused_root_need_not_exist(tmp_path):
+    (tmp_path / 'a.json').write_text('{}')
+    check_annotation_file(f'{tmp_path}/a.json', 'data/coco/')
+
+
+# What the annotation file holds
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(a_sound_file())[:-20])
+    with pytest.raises(DataError, match='^my.json: not JSON, or cut short .*; fetch') as error:
+        read_annotations(path, 'my.json')
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize('content', [b'', b'\x89PNG\r\n\x1a\n\x00\xff', b'images: []'])
+def test_what_is_not_json_is_named(tmp_path, content):
+    path = tmp_path / 'a.json'
+    path.write_bytes(content)
+    with pytest.raises(DataError, match='^my.json: not JSON'):
+        read_annotations(path, 'my.json')
+
+
+def test_a_sound_file_is_read_and_passes(tmp_path):
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(a_sound_file()))
+    coco = read_annotations(path, 'my.json')
+    assert coco == a_sound_file()
+    check_annotations(coco, 'my.json')
+    assert coco == a_sound_file()
+
+
+def test_a_list_is_not_coco():
+    with pytest.raises(DataError, match='^my.json: holds a list'):
+        check_annotations([a_sound_file()], 'my.json')
+
+
+@pytest.mark.parametrize('key', ['images', 'annotations', 'categories'])
+@pytest.mark.parametrize('value', [None, {}])
+def test_each_list_must_be_there(key, value):
+    coco = a_sound_file()
+    coco[key] = value
+    with pytest.raises(DataError, match=f"^my.json: has no list of '{key}'"):
+        check_annotations(coco, 'my.json', test_mode=True)
+    del coco[key]
+    with pytest.raises(DataError, match=f"^my.json: has no list of '{key}'"):
+        check_annotations(coco, 'my.json')
+
+
+def test_only_a_test_file_may_have_no_annotations():
+    coco = a_sound_file()
+    del coco['annotations']
+    check_annotations(coco, 'my.json', test_mode=True)
+    assert 'annotations' not in coco
+
+
+def change(key, index, **fields):
+    """The file with these fields of one entry changed, or taken out where the value is a dash."""
+    coco = a_sound_file()
+    for field, value in fields.items():
+        if value == '-':
+            del coco[key][index][field]
+        else:
+            coco[key][index][field] = value
+    return coco
+
+
+@pytest.mark.parametrize(
+    'coco, sentence',
+    [
+        (change('annotations', 2, category_id=4), r"annotation 12 has category_id 4, .* file's categories"),
+        (change('annotations', 2, category_id='5'), r"annotation 12 has category_id '5', .* file's categories"),
+        (change('annotations', 1, image_id=7), r"annotation 11 has image_id 7, .* file's images"),
+        (change('annotations', 1, id=10), r'id 10 occurs twice in annotations'),
+        (change('images', 1, id=1), r'id 1 occurs twice in images'),
+        (change('categories', 1, id=3), r'id 3 occurs twice in categories'),
+        (change('annotations', 0, image_id='-'), r"annotations\[0\] \(id 10\) lacks 'image_id'"),
+        (change('images', 1, height='-', width='-'), r"images\[1\] \(id 2\) lacks 'height', 'width'"),
+        (change('categories', 0, name='-'), r"categories\[0\] \(id 3\) lacks 'name'"),
+        (change('images', 0, file_name=12), r'image 1 has file_name 12'),
+        (change('images', 0, width=None), r'image 1 has width None and height 48'),
+        (change('images', 0, height=0), r'image 1 has width 64 and height 0'),
+        (change('images', 0, height=float('nan')), r'image 1 has width 64 and height nan'),
+        ({**a_sound_file(), 'images': []}, r'its list of images is empty'),
+        ({**a_sound_file(), 'annotations': [None]}, r'annotations\[0\] is None'),
+    ],
+)
+def test_a_wrong_entry_is_named(coco, sentence):
+    with pytest.raises(DataError, match=f'^my.json: {sentence}.*; ') as error:
+        check_annotations(coco, 'my.json', test_mode=True)
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    'bbox',
+    [
+        [1, 2, 3, float('nan')],
+        [float('inf'), 2, 3, 4],
+        [float('inf'), -float('inf'), 3, 4],
+        [1, 2, 3, 10**400],
+        ['1', '2', '3', '4'],
+        [1, 2, 3, None],
+        [1, 2, 3],
+        [1, 2, 3, 4, 5],
+        [],
+        [[1, 2, 3, 4]],
+        'xywh',
+        None,
+        7,
+        dict(x=1, y=2, w=3, h=4),
+    ],
+)
+def test_a_box_is_four_finite_numbers(bbox):
+    with pytest.raises(DataError, match=r'^my.json: annotation 12 has bbox .* \(image 2\); ') as error:
+        check_annotations(change('annotations', 2, bbox=bbox), 'my.json')
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize('area', [None, '120', float('nan')])
+def test_an_area_is_a_finite_number(area):
+    with pytest.raises(DataError, match=f'annotation 12 has bbox .* and area {area!r} '):
+        check_annotations(change('annotations', 2, area=area), 'my.json')
+
+
+def test_a_missing_box_is_an_error_unless_it_is_ignored():
+    with pytest.raises(DataError, match='annotation 12 has bbox None'):
+        check_annotations(change('annotations', 2, bbox='-'), 'my.json')
+    check_annotations(change('annotations', 2, bbox='-', ignore=1), 'my.json')
+
+
+# Class names
+
+
+@pytest.mark.parametrize('classes', [('disc', 'box', 'star'), ['disc', 'star'], ('box',)])
+def test_all_or_a_part_of_the_categories_may_be_used(classes):
+    check_classes(classes, a_sound_file(), 'my.json')
+
+
+def test_names_that_the_file_has_not_are_listed_with_those_it_has():
+    classes = ('person', 'disc', 'a', 'b', 'c', 'd', 'e')
+    with pytest.raises(ConfigError) as error:
+        check_classes(classes, a_sound_file(), 'my.json')
+    assert str(error.value).startswith(
+        "metainfo.classes: 'person', 'a', 'b', 'c', 'd' and 1 more not in the categories of my.json, "
+        "which has 'disc', 'box', 'star'; set "
+    )
+    assert one_sentence(error)
+
+
+def test_one_name_without_its_comma_is_not_a_list():
+    with pytest.raises(ConfigError, match=r"^metainfo.classes='disc' is not a list .* \('disc', \)$"):
+        check_classes('disc', a_sound_file(), 'my.json')
+
+
+@pytest.mark.parametrize('classes', [('star', 'disc'), ('disc', 'star', 'star')])
+def test_another_order_than_the_files_is_refused(classes):
+    with pytest.raises(ConfigError, match=r"categories of my.json; write classes=\('disc', 'star'\)$"):
+        check_classes(classes, a_sound_file(), 'my.json')
+
+
+# Images
+
+
+def test_missing_images_are_counted_and_the_first_is_named(tmp_path):
+    paths = [str(tmp_path / folder / f'{i}.jpg') for folder in ('one', 'two/deep') for i in range(4)]
+    for path in paths[:3] + paths[5:]:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        open(path, 'w').close()
+    check_images_exist(paths[:3] + paths[5:], 'my.json')
+    with pytest.raises(MissingFileError, match=r'/one/3.jpg: image not found \(2 of 8 used from') as error:
+        check_images_exist(paths, 'my.json')
+    assert one_sentence(error)
+
+
+def test_images_of_a_missing_folder_and_of_the_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    open('a.jpg', 'w').close()
+    check_images_exist(['a.jpg'], 'my.json')
+    with pytest.raises(MissingFileError, match=r'^none/a.jpg: image not found \(2 of 3 used'):
+        check_images_exist(['a.jpg', 'none/a.jpg', 'a.jpg/b.jpg'], 'my.json')
+
+
+def test_folders_are_listed_once_and_images_not_asked_for_one_by_one(tmp_path, monkeypatch):
+    paths = [str(tmp_path / f'{i}.jpg') for i in range(50)]
+    for path in paths:
+        open(path, 'w').close()
+    listed = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, 'listdir', lambda folder: listed.append(folder) or listdir(folder))
+    monkeypatch.setattr(os.path, 'exists', lambda path: pytest.fail(f'asked for {path}'))
+    check_images_exist(paths, 'my.json')
+    assert listed == [str(tmp_path)]

@@ -1,0 +1,195 @@
+"""Each fault of an image, a label map or a PNG of segments is told by kind; what the loader copes with is a warning."""
+
+import os
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmfocal.datasets.validation.headers import size_in_header
+from mmfocal.datasets.validation.images import image_faults, label_map_faults, segment_map_faults
+from mmfocal.errors import DataError
+
+SIZE = 24, 40  # height, width
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+
+
+def told(faults):
+    for fault in faults:
+        assert fault.sentence.startswith(f'{fault.file}: ') and '\n' not in fault.sentence
+    return [(fault.level, fault.kind) for fault in faults]
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp', '.bmp'])
+def test_a_sound_image(tmp_path, pixels, suffix):
+    path = str(tmp_path / f'a{suffix}')
+    cv2.imwrite(path, pixels)
+    assert image_faults(path, 7, SIZE) == []
+    assert size_in_header(path) == SIZE
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
+@pytest.mark.parametrize('share', [0.5, 0.9, 0.97])
+def test_a_truncated_image(tmp_path, pixels, suffix, share):
+    path = tmp_path / f'a{suffix}'
+    cv2.imwrite(str(path), pixels)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    faults = image_faults(str(path), 7, SIZE)
+    assert told(faults) == [('error', 'truncated')] and faults[0].image == 7
+    assert 'is cut short or damaged' in faults[0].sentence
+
+
+@pytest.mark.parametrize(
+    'content, kind', [(b'', 'empty file'), (b'<html>404 Not Found</html>', 'not an image'), (None, 'missing file')]
+)
+def test_what_is_no_image(tmp_path, content, kind):
+    path = tmp_path / 'a.jpg'
+    if content is not None:
+        path.write_bytes(content)
+    assert told(image_faults(str(path))) == [('error', kind)]
+    assert told(label_map_faults(str(path), str(path), 3)) == [('error', kind)]
+    assert told(segment_map_faults(str(path), 1, SIZE, [])) == [('error', kind)]
+    assert size_in_header(str(path)) is None
+
+
+def test_a_folder_in_an_images_place(tmp_path):
+    assert told(image_faults(str(tmp_path))) == [('error', 'not an image')]
+
+
+def test_a_jpeg_whose_data_is_damaged_within(tmp_path, pixels):
+    """OpenCV loads it, and says on the standard error output that it has left something out."""
+    path = tmp_path / 'a.jpg'
+    cv2.imwrite(str(path), pixels)
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + bytes(range(1, 30)) + content[-2:])
+    faults = image_faults(str(path))
+    assert told(faults) == [('warning', 'damaged')] and 'extraneous bytes before marker' in faults[0].sentence
+
+
+def test_a_wrong_recorded_size(tmp_path, pixels):
+    path = str(tmp_path / 'a.png')
+    cv2.imwrite(path, pixels)
+    faults = image_faults(path, 7, (24, 41))
+    assert told(faults) == [('error', 'wrong size')]
+    assert '40 x 24 px, and its annotation file has 41 x 24 px for image 7; correct' in faults[0].sentence
+
+
+def test_exif_rotation(tmp_path, pixels):
+    """It is applied by loading, so the recorded size has to be that of the rotated image."""
+    path, exif = str(tmp_path / 'a.jpg'), Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(pixels).save(path, exif=exif)
+    faults = image_faults(path, 7, SIZE)
+    assert told(faults) == [('error', 'wrong size')] and 'it may carry an EXIF rotation' in faults[0].sentence
+    assert told(image_faults(path, 7, SIZE[::-1])) == [('warning', 'EXIF rotation')]
+    assert size_in_header(path) == SIZE
+
+
+@pytest.mark.parametrize(
+    'mode, suffix, kind',
+    [
+        ('CMYK', '.jpg', 'CMYK'),
+        ('L', '.jpg', 'not RGB'),
+        ('L', '.png', 'not RGB'),
+        ('P', '.png', 'not RGB'),
+        ('RGBA', '.png', 'not RGB'),
+        ('LA', '.png', 'not RGB'),
+        ('1', '.png', 'not RGB'),
+        ('I;16', '.png', '16-bit'),
+    ],
+)
+def test_other_colours_are_warnings(tmp_path, pixels, mode, suffix, kind):
+    path = str(tmp_path / f'a{suffix}')
+    if mode == 'I;16':
+        Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(path)
+    else:
+        Image.fromarray(pixels).convert(mode).save(path)
+    assert told(image_faults(path, 7, SIZE)) == [('warning', kind)]
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp'])
+def test_a_header_that_claims_too_much(tmp_path, pixels, suffix):
+    path = tmp_path / f'a{suffix}'
+    cv2.imwrite(str(path), pixels)
+    content = bytearray(path.read_bytes())
+    if suffix == '.jpg':
+        start = content.find(b'\xff\xc0')
+        content[start + 5 : start + 9] = b'\xff\x00\xff\x00'
+    elif suffix == '.png':
+        content[16:24] = b'\x00\x01\x00\x00' * 2
+        content[29:33] = struct.pack('>I', zlib.crc32(content[12:29]))
+    else:
+        content[18:26] = b'\x00\x00\x01\x00' * 2
+    path.write_bytes(content)
+    assert told(image_faults(str(path))) == [('error', 'too large')]
+    if suffix == '.bmp':
+        with pytest.raises(DataError, match='its header claims more than 178 million pixels; '):
+            size_in_header(str(path))
+    else:
+        assert size_in_header(str(path)) == ((65280,) * 2 if suffix == '.jpg' else (65536,) * 2)
+
+
+@pytest.fixture
+def label_map(tmp_path, pixels):
+    cv2.imwrite(str(tmp_path / 'a.jpg'), pixels)
+
+    def write(values):
+        Image.fromarray(values).save(tmp_path / 'a.png')
+        return label_map_faults(str(tmp_path / 'a.png'), str(tmp_path / 'a.jpg'), 3)
+
+    return write
+
+
+def test_label_maps(label_map):
+    sound = np.full(SIZE, 2, np.uint8)
+    sound[0] = 255
+    assert label_map(sound) == []
+    assert label_map(sound > 2) == []
+    assert told(label_map(sound + np.uint8(1))) == [('error', 'label value beyond the classes')]
+    assert told(label_map(sound[:-1])) == [('error', 'label map of another shape')]
+    assert told(label_map(np.stack([sound] * 3, 2))) == [('error', 'label map of another shape')]
+    both = label_map(sound[:-1] + np.uint8(9))
+    assert told(both) == [('error', 'label map of another shape'), ('error', 'label value beyond the classes')]
+    assert 'holds the label values 8, 11, and the 3 classes have the values 0 to 2' in both[1].sentence
+
+
+def test_label_maps_of_a_damaged_image_are_checked_too(label_map, tmp_path):
+    (tmp_path / 'a.jpg').write_bytes(b'no image')
+    assert told(label_map(np.full(SIZE, 3, np.uint8))) == [('error', 'label value beyond the classes')]
+
+
+def test_a_label_map_has_the_size_of_the_rotated_image(label_map, tmp_path, pixels):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(pixels).save(tmp_path / 'a.jpg', exif=exif)
+    assert label_map(np.zeros(SIZE[::-1], np.uint8)) == []
+    assert told(label_map(np.zeros(SIZE, np.uint8))) == [('error', 'label map of another shape')]
+
+
+def test_segments(tmp_path):
+    path, shown = str(tmp_path / 'a.png'), np.zeros((*SIZE, 3), np.uint8)
+    shown[:4], shown[4:8] = (7, 1, 0), (0, 0, 1)  # RGB
+    Image.fromarray(shown).save(path)
+    assert segment_map_faults(path, 1, SIZE, [263, 65536]) == []
+    faults = segment_map_faults(path, 1, SIZE, [263, 5])
+    assert told(faults) == [('warning', 'unknown segment'), ('warning', 'segment without pixels')]
+    assert 'the segments 65536, which' in faults[0].sentence and 'the segments 5, which' in faults[1].sentence
+    assert told(segment_map_faults(path, 1, SIZE[::-1], [263])) == [('error', 'wrong size')]
+
+
+def test_nothing_is_left_open(tmp_path, pixels):
+    path = str(tmp_path / 'a.jpg')
+    cv2.imwrite(path, pixels)
+    before = len(os.listdir('/proc/self/fd'))
+    for _ in range(3):
+        image_faults(path)
+        size_in_header(path)
+    assert len(os.listdir('/proc/self/fd')) == before

@@ -1,0 +1,147 @@
+"""configs/metafile.yml and docs/model_zoo.md are what dev/model_zoo.py makes, and MIM's way to the configs."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from mmengine import load
+from mmengine.config import Config
+from mmengine.config.utils import _get_cfg_metainfo
+
+import mmfocal
+from mmfocal.benchmark.paper.tables import DETECTION_SIZE, paper_rows
+from mmfocal.errors import ConfigError, MissingFileError
+
+ROOT = Path(__file__).parents[2]
+TOOL = runpy.run_path(str(ROOT / 'dev/model_zoo.py'))
+METAFILE = load(ROOT / 'configs/metafile.yml')
+MODELS = {model['Name']: model for model in METAFILE['Models']}
+
+
+@pytest.mark.configs
+def test_the_committed_files_are_what_the_tool_writes():
+    assert TOOL['to_yaml'](TOOL['make_metafile'](METAFILE, [])) == (ROOT / 'configs/metafile.yml').read_text(), (
+        'run dev/model_zoo.py'
+    )
+    assert TOOL['make_document'](METAFILE) == (ROOT / 'docs/model_zoo.md').read_text(), 'run dev/model_zoo.py'
+
+
+def test_every_config_is_there_once():
+    paths = sorted(model['Config'] for model in METAFILE['Models'])
+    assert paths == sorted(f'configs/{path.name}' for path in (ROOT / 'configs').glob('*.py'))
+    assert {model['In Collection'] for model in METAFILE['Models']} == {
+        collection['Name'] for collection in METAFILE['Collections']
+    }
+    assert not any('Weights' in model for model in METAFILE['Models']), 'none are released'
+
+
+def test_the_papers_figures_stand_apart():
+    rows = {row['config']: row for row in paper_rows() if row['config']}
+    assert {name for name, model in MODELS.items() if 'Paper Results' in model} == set(rows)
+    assert MODELS['mask_rcnn_focal_tiny_3x']['Paper Results'] == {
+        'Table': 4,
+        'box AP': 47.2,
+        'mask AP': 42.7,
+        'Parameters (M)': 48.8,
+        'FLOPs (G)': 291.0,
+    }
+    assert MODELS['upernet_focal_tiny_160k_ade20k']['Paper Results'] == {
+        'Table': 'ADE20K',
+        'mIoU': 45.8,
+        'mIoU (MS)': 47.0,
+        'Parameters (M)': 62.0,
+        'FLOPs (G)': 998.0,
+    }
+    for name, model in MODELS.items():
+        for result in model.get('Results', ()):
+            assert result['Task'] in (
+                'Object Detection',
+                'Instance Segmentation',
+                'Panoptic Segmentation',
+                'Semantic Segmentation',
+            )
+            assert 0 < min(result['Metrics'].values())
+            assert result['Dataset'] == model['Metadata']['Training Data'], name
+
+
+def test_rows_of_the_document():
+    lines = (ROOT / 'docs/model_zoo.md').read_text().splitlines()
+    assert sum(line.startswith('| [') for line in lines) == len(MODELS)
+    model = dict(
+        MODELS['mask_rcnn_focal_tiny_3x'],
+        Metadata=dict(Parameters=48555000, FLOPs=275900000000),
+        Results=[
+            dict(Task='Object Detection', Metrics={'box AP': 12.34}),
+            dict(Task='Instance Segmentation', Metrics={'mask AP': 5}),
+        ],
+    )
+    assert TOOL['document_row'](model) == (
+        '| [mask_rcnn_focal_tiny_3x](../configs/mask_rcnn_focal_tiny_3x.py) | 48.55 | 275.9 '
+        '| 47.2 / 42.7 (Table 4) | 12.3 / 5.0 |\n'
+    )
+    model = dict(
+        MODELS['upernet_focal_large_160k_ade20k'],
+        Results=[dict(Task='Semantic Segmentation', Metrics={'mIoU (MS)': 7, 'mIoU': 6.5})],
+    )
+    assert TOOL['document_row'](model).endswith(' (at 2560×640) | 54.0 / 55.4 (README) | 6.5 / 7.0 |\n')
+    assert any('ViL-Base, ViL-Medium, ViL-Small' in line and 'no library has ViL' in line for line in lines)
+
+
+def counted(path, config, size=DETECTION_SIZE):
+    """A JSON file as `tools/benchmark.py complexity --out` writes it."""
+    model = dict(config=config, width=size[0], height=size[1], params={'': 5}, flops={'': 7})
+    path.write_text(json.dumps(dict(models=[model])))
+    return path
+
+
+def test_counts_serve_all_configs_of_the_same_model(tmp_path):
+    counts = TOOL['read_counts']([counted(tmp_path / 'counts.json', 'retinanet_focal_tiny_3x')])
+    same = [
+        name
+        for name in (
+            'retinanet_focal_tiny_1x',
+            'retinanet_focal_tiny_3x',
+            'retinanet_focal_small_1x',
+            'mask_rcnn_focal_tiny_1x',
+        )
+        if TOOL['architecture'](Config.fromfile(ROOT / f'configs/{name}.py')) in counts
+    ]
+    assert same == ['retinanet_focal_tiny_1x', 'retinanet_focal_tiny_3x']
+    path = ROOT / 'configs/retinanet_focal_tiny_1x.py'
+    before = dict(Metadata=dict(Parameters=1, FLOPs=2, Other=3), Results=[4])
+    model = TOOL['describe'](path, 'RetinaNet', before, counts)
+    assert model['Metadata'] == {
+        'Training Data': 'COCO 2017',
+        'Epochs': 12,
+        'Batch Size': 16,
+        'Parameters': 5,
+        'FLOPs': 7,
+    }
+    assert model['Results'] == [4]
+    assert TOOL['describe'](path, 'RetinaNet', before, {})['Metadata']['FLOPs'] == 2
+    path = ROOT / 'configs/upernet_focal_large_160k_ade20k.py'
+    assert TOOL['describe'](path, 'UPerNet', {}, {})['Metadata'] == {
+        'Training Data': 'ADE20K',
+        'Iterations': 160000,
+        'Batch Size': 16,
+        'Image Size': '2560×640',
+    }
+
+
+def test_counts_that_do_not_fit(tmp_path):
+    with pytest.raises(MissingFileError, match='none.json: no such file; make it with tools/benchmark.py complexity'):
+        TOOL['read_counts']([tmp_path / 'none.json'])
+    for config, size in (('atss_r50_3x', '1280×800'), ('upernet_r50_160k_ade20k', '2048×512')):
+        with pytest.raises(
+            ConfigError, match=f'counts.json: {config} is of 640×480 pixels; count it at {size}, without --size'
+        ):
+            TOOL['read_counts']([counted(tmp_path / 'counts.json', config, (640, 480))])
+
+
+def test_the_way_that_mim_takes():
+    package = Path(mmfocal.__file__).parent
+    for name in ('atss_focal_tiny_3x', 'mask_rcnn_r50_1x'):
+        model = _get_cfg_metainfo(str(package), f'{name}.py')
+        assert Config.fromfile(package / '.mim' / model['Config']).model.backbone.type in ('FocalTransformer', 'ResNet')
+    assert (package / '.mim/tools/train.py').is_file()

@@ -13,9 +13,9 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from torch import nn
 
+from mmfocal.datasets.coco import CheckedCocoDataset
 from mmfocal.engine import FocalRunner
 from mmfocal.errors import ConfigError, DataError, MissingFileError
-from mmfocal.models.reppoints_v2 import CheckedCocoDataset
 
 NAN = float('nan')
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs')]

@@ -14,8 +14,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from mmfocal.datasets.coco import CheckedCocoDataset
 from mmfocal.errors import ConfigError, DataError, MissingFileError
-from mmfocal.models.reppoints_v2 import CheckedCocoDataset
 
 CLASSES = ('disc', 'box', 'star')
 PIPELINE = [

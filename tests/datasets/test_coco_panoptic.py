@@ -16,13 +16,13 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import BaseLoop
 
-from mmfocal.errors import ConfigError, DataError, MissingFileError
-from mmfocal.models.reppoints_v2 import (
+from mmfocal.datasets import coco_panoptic
+from mmfocal.datasets.coco_panoptic import (
     CheckedCocoPanopticDataset,
     CheckedCocoPanopticMetric,
     CheckPanopticClassesHook,
-    coco_panoptic,
 )
+from mmfocal.errors import ConfigError, DataError, MissingFileError
 
 ROOT = Path(__file__).parents[2]
 METAINFO = dict(classes=('disc', 'box', 'sky'), thing_classes=('disc', 'box'), stuff_classes=('sky',))

@@ -3,11 +3,12 @@
 from importlib.util import find_spec
 
 from mmfocal import engine, models, weights  # noqa: F401
+from mmfocal.datasets import class_checks  # noqa: F401
 from mmfocal.models import flop_handles  # noqa: F401
 
 if find_spec('mmdet'):
-    from mmfocal.datasets import coco, coco_panoptic  # noqa: F401
+    from mmfocal.datasets import coco, coco_metric, coco_panoptic  # noqa: F401
     from mmfocal.models import reppoints_v2  # noqa: F401
 # MMSegmentation imports the other two, and works without MMDetection (its Mask2Former apart).
 if all(map(find_spec, ('mmseg', 'ftfy', 'regex'))):
-    from mmfocal.datasets import label_maps, segmentation_hook, transforms  # noqa: F401
+    from mmfocal.datasets import label_maps, transforms  # noqa: F401

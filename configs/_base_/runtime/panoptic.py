@@ -2,9 +2,3 @@
 _base_ = 'detection.py'
 
 default_hooks = dict(checkpoint=dict(save_best='coco_panoptic/PQ'))
-custom_hooks = [
-    dict(type='HostMemoryHook'),
-    dict(type='DivergenceHook'),
-    dict(type='BadDataHook'),
-    dict(type='CheckPanopticClassesHook'),
-]

@@ -21,7 +21,7 @@ custom_hooks = [
     dict(type='HostMemoryHook'),
     dict(type='DivergenceHook'),
     dict(type='BadDataHook'),
-    dict(type='CheckSegmentationHook'),
+    dict(type='CheckClassesHook'),
 ]
 
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))

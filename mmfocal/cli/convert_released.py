@@ -23,14 +23,15 @@ def main(args: argparse.Namespace) -> None:
     import torch
 
     from mmfocal.errors import ConfigError
+    from mmfocal.files import open_atomically
     from mmfocal.weights import load_checkpoint
     from mmfocal.weights.released import backbone_state_dict
 
     if os.path.exists(args.dst):
         raise ConfigError(f'{args.dst}: the file exists already; choose another name or remove it')
     state_dict, ignored, kind = backbone_state_dict(load_checkpoint(args.src), args.src)
-    torch.save(dict(state_dict=state_dict, meta=dict(source=str(args.src))), f'{args.dst}.part')
-    os.replace(f'{args.dst}.part', args.dst)
+    with open_atomically(args.dst) as file:
+        torch.save(dict(state_dict=state_dict, meta=dict(source=str(args.src))), file)
     print(
         f'{args.dst}: {len(state_dict)} tensors from {kind}; left out: {len(ignored)} (classification head, index buffers)'
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmfocal.datasets.validation.categories import match_categories
 from mmfocal.datasets.validation.files import find_missing
-from mmfocal.datasets.validation.issues import Issue, join_few, shorten
+from mmfocal.datasets.validation.issues import Issue, quote_some, shorten
 from mmfocal.datasets.validation.learnable import LearnableCounter
 from mmfocal.datasets.validation.masks import find_mask_problem, is_short
 from mmfocal.errors import DataError, MissingFileError
@@ -141,10 +141,10 @@ def check_entries(
         kind = None
         if not isinstance(entry, dict):
             kind = 'entry that is not an object'
-            message = f'{key}[{index}] is {shorten(entry)}; write an object with {join_few(fields)}'
+            message = f'{key}[{index}] is {shorten(entry)}; write an object with {quote_some(fields)}'
         elif not fields <= entry.keys():
             kind = 'entry without a field'
-            message = f'{key}[{index}] (id {shorten(entry.get("id"))}) lacks {join_few(fields - entry.keys())}; add it'
+            message = f'{key}[{index}] (id {shorten(entry.get("id"))}) lacks {quote_some(fields - entry.keys())}; add it'
         elif not is_id(entry['id']):
             kind = 'invalid id'
             message = f'{key}[{index}] has the id {shorten(entry["id"])}; write a unique integer'

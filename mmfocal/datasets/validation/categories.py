@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from mmfocal.datasets.validation.issues import Issue, join_few, shorten
+from mmfocal.datasets.validation.issues import Issue, quote_some, shorten
 from mmfocal.errors import ConfigError
 
 
@@ -39,21 +39,21 @@ def match_categories(
     ):
         twice = [key for key, count in Counter(names).items() if count > 1]
         if twice:
-            return [_config_error(f'{where} the name {join_few(twice)}; {remedy}', name)], categories
+            return [_config_error(f'{where} the name {quote_some(twice)}; {remedy}', name)], categories
     by_name = {category['name']: category for category in categories}
     absent = [cls for cls in classes if cls not in by_name]
     unnamed = [category for category in categories if category['name'] not in classes]
     issues = []
     if absent and (is_default or len(absent) == len(classes) or unnamed and not test_mode):
         message = (
-            f'metainfo.classes: {join_few(absent)} not in the categories of {name}, which has '
-            f'{join_few([category["name"] for category in categories])}{_similar(absent, unnamed)}; set '
+            f'metainfo.classes: {quote_some(absent)} not in the categories of {name}, which has '
+            f'{quote_some([category["name"] for category in categories])}{_similar(absent, unnamed)}; set '
             'metainfo=dict(classes=(...)) to names of that file'
         )
         issues.append(_config_error(message, name))
     elif absent:
-        also = f'; its categories {join_few([category["name"] for category in unnamed])} are not used' if unnamed else ''
-        message = f'{name}: has no category for {join_few(absent)} of metainfo.classes, so nothing of them{also}'
+        also = f'; its categories {quote_some([category["name"] for category in unnamed])} are not used' if unnamed else ''
+        message = f'{name}: has no category for {quote_some(absent)} of metainfo.classes, so nothing of them{also}'
         issues.append(Issue('class without category', message, name, level='warning'))
     ids = {category['id'] for category in categories}
     unused = (number for number in range(1, len(ids) + len(absent) + 2) if number not in ids)

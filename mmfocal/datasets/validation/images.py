@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mmfocal.datasets.validation.files import ORIENTATION, read_exif_orientation, read_image_size
-from mmfocal.datasets.validation.issues import Issue, errors_of, join_few
+from mmfocal.datasets.validation.issues import Issue, errors_of, quote_some
 from mmfocal.datasets.validation.label_maps import find_value_issues
 from mmfocal.errors import DataError
 
@@ -116,7 +116,7 @@ def find_segment_map_issues(
         ('segment without pixels', set(segment_ids) - shown, 'has no pixel of the annotated segments {}'),
     ):
         if ids:
-            message = f'{path}: {what.format(join_few(ids))}; export both again'
+            message = f'{path}: {what.format(quote_some(ids))}; export both again'
             issues.append(Issue(kind, message, path, image_id, level='warning'))
     return issues
 

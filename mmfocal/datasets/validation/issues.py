@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mmfocal.errors import DataError, UserError
+from mmfocal.text import join_some
 
 LEVELS = ('error', 'warning', 'note')
 
@@ -65,8 +66,6 @@ def shorten(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + '...'
 
 
-def join_few(values: Collection, limit: int = 5) -> str:
-    """Returns the first values as a list for a message, and how many more there are."""
-    values = sorted(values) if isinstance(values, set) else list(values)
-    more = f' and {len(values) - limit} more' if len(values) > limit else ''
-    return ', '.join(map(shorten, values[:limit])) + more
+def quote_some(values: Collection) -> str:
+    """Returns the first values, as Python writes them, and how many more there are."""
+    return join_some(map(shorten, sorted(values) if isinstance(values, set) else values))

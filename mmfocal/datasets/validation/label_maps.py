@@ -4,6 +4,7 @@ import numpy as np
 
 from mmfocal.datasets.validation.files import read_exif_orientation
 from mmfocal.datasets.validation.issues import Issue
+from mmfocal.text import join_some
 
 
 def find_value_issues(
@@ -43,10 +44,9 @@ def find_value_issues(
             wrong |= (values < 0) | (values % 1 != 0)
     if wrong.any():
         found = np.unique(values[wrong])
-        numbers = ', '.join(map(str, found[:5])) + (f' and {len(found) - 5} more' if len(found) > 5 else '')
         ignored = f'0 and {ignore_index} are' if first else f'{ignore_index} is'
         message = (
-            f'{name}: holds the label values {numbers}, but the {num_classes} classes have the values {first} to '
+            f'{name}: holds the label values {join_some(found)}, but the {num_classes} classes have the values {first} to '
             f'{first + num_classes - 1} ({ignored} ignored); {_remedy(name, found)}'
         )
         issues.append(Issue('label value beyond the classes', message, name))

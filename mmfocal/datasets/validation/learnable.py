@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mmfocal.datasets.validation.issues import Issue, join_few, shorten
+from mmfocal.datasets.validation.issues import Issue, quote_some, shorten
 
 
 class LearnableCounter:

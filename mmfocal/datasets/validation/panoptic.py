@@ -12,7 +12,7 @@ from mmfocal.datasets.validation.annotations import (
     validate_images,
 )
 from mmfocal.datasets.validation.categories import find_kind_issues, match_categories
-from mmfocal.datasets.validation.issues import Issue, join_few, shorten
+from mmfocal.datasets.validation.issues import Issue, quote_some, shorten
 from mmfocal.errors import ConfigError
 
 SEGMENT_FIELDS = {'id', 'category_id', 'bbox', 'area'}  # what MMDetection reads of each segment
@@ -67,7 +67,7 @@ def validate_panoptic(
                 unnamed[segment['category_id']] = categories[segment['category_id']]['name']
     if unnamed:
         message = (
-            f'metainfo.classes lacks {join_few(unnamed.values())}, of which {name} has segments; '
+            f'metainfo.classes lacks {quote_some(unnamed.values())}, of which {name} has segments; '
             'add it, or remove those segments from the file'
         )
         issues.append(Issue('classes', message, name, error=ConfigError))

@@ -20,6 +20,8 @@ from mmfocal.cli.arguments import add_config
 from mmfocal.errors import ConfigError
 
 MAX_MESSAGES = 20  # of one kind in the terminal; a JSON file takes all
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     add_config(parser)

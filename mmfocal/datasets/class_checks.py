@@ -19,9 +19,9 @@ class CheckClassesHook(Hook):
     """Checks, before anything is trained or tested, that heads and evaluators fit the data sets' classes.
 
     Raises:
-        ConfigError: If data sets have different classes; a head has another number of classes, things or stuff, of class
-            weights, or another ignored label; an evaluator's annotation file lacks images of its data set; or mean IoU is
-            to be computed without label maps.
+        ConfigError: If data sets have different classes; a head has another number of classes, things, stuff or class
+            weights, or another ignored label; an evaluator's annotation file lacks images of its data set; or mean IoU
+            is to be computed without label maps.
     """
 
     def before_run(self, runner: Runner) -> None:
@@ -29,7 +29,9 @@ class CheckClassesHook(Hook):
         loops = {name: getattr(runner, f'_{name}_loop') for name in ('train', 'val', 'test')}
         # The others are configured, but not part of this run.
         loops = {name: loop for name, loop in loops.items() if isinstance(loop, BaseLoop)}
-        datasets = [(name, dataset) for name, loop in loops.items() for dataset in iterate_inner(loop.dataloader.dataset)]
+        datasets = [
+            (name, dataset) for name, loop in loops.items() for dataset in iterate_inner(loop.dataloader.dataset)
+        ]
         first = None
         for name, dataset in datasets:
             classes = dataset.metainfo.get('classes')
@@ -65,7 +67,7 @@ def _check_heads(model: nn.Module, dataset: Any, name: str) -> None:
     ignored = getattr(dataset, 'ignore_index', None)
     for head, module in _iterate_heads(model):
         if {'decode_head', 'auxiliary_head'} & set(head.split('.')) and ignored is not None:
-            if getattr(module, 'ignore_index', ignored) != ignored:
+            if hasattr(module, 'num_classes') and getattr(module, 'ignore_index', ignored) != ignored:
                 raise ConfigError(
                     f'{head}.ignore_index={module.ignore_index}: {name}_dataloader.dataset ignores {ignored}; '
                     'write the same in both'
@@ -103,7 +105,8 @@ def _check_metric(metric: Any, datasets: list, name: str) -> None:
                     f'{name}_evaluator.ann_file lacks images of {name}_dataloader.dataset; '
                     f'name the same file there, {dataset.ann_file}'
                 )
-    if hasattr(metric, 'iou_metrics') and not metric.format_only:
+    is_iou = 'IoUMetric' in {cls.__name__ for cls in type(metric).__mro__}  # MMSegmentation need not be installed
+    if is_iou and not metric.format_only:
         prefixes = [getattr(dataset, 'data_prefix', None) for dataset in datasets]
         if any(prefix is not None and not prefix.get('seg_map_path') for prefix in prefixes):
             raise ConfigError(

@@ -13,7 +13,7 @@ from mmfocal.datasets.bad_data import StopOrSkip
 from mmfocal.datasets.validation.annotations import check_images_exist, read_annotations, validate_annotations
 from mmfocal.datasets.validation.files import check_exists, find_missing, is_local
 from mmfocal.datasets.validation.images import find_image_issues
-from mmfocal.datasets.validation.issues import Issue
+from mmfocal.datasets.validation.issues import Issue, errors_of
 from mmfocal.errors import DataError, MissingFileError
 
 
@@ -21,7 +21,7 @@ from mmfocal.errors import DataError, MissingFileError
 class CheckedCocoDataset(StopOrSkip, CocoDataset):
     """MMDetection's `CocoDataset`, with one clear message for each issue of its files.
 
-    Labels are the indices of `metainfo.classes`, matched with the file's categories by name. Annotations are parsed once.
+    Labels are the indices of `metainfo.classes`, matched with the file's categories by name. The file is parsed once.
     Files that a remote backend serves (`backend_args`, URLs) are not looked for.
 
     Args:
@@ -47,6 +47,9 @@ class CheckedCocoDataset(StopOrSkip, CocoDataset):
         """Reads the annotations when `CocoDataset` does, and validates them between parsing and indexing."""
         issues, annotations = self.validate(read_annotations(local_path, self.ann_file))
         self._report(issues, self.ann_file)
+        annotations = self._leave_out(annotations, errors_of(issues))
+        if not annotations['images']:
+            raise DataError(f'{errors_of(issues)[0].message} (and no valid image remains)')
         coco = self.api()
         coco.dataset = annotations
         coco.createIndex()
@@ -93,6 +96,10 @@ class CheckedCocoDataset(StopOrSkip, CocoDataset):
     @property
     def _has_default_classes(self) -> bool:
         return tuple(self.metainfo['classes']) == tuple(self.METAINFO['classes'])
+
+    def _leave_out(self, annotations: dict, errors: list[Issue]) -> dict:
+        """Returns what remains of valid annotations; an image stays without its bad ones."""
+        return annotations
 
     def _file_checks(self, annotations: dict) -> list[Callable[[], list[Issue]]]:
         return [

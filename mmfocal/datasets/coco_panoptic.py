@@ -24,7 +24,7 @@ class CheckedCocoPanopticDataset(CheckedCocoDataset, CocoPanopticDataset):
     """MMDetection's `CocoPanopticDataset`, with one clear message for each issue of its files.
 
     Args:
-        bad_data: `stop` at bad data, or `skip` it in training, as in `StopOrSkip`; an image goes with any bad segment of it.
+        bad_data: `stop` at bad data, or `skip` it in training, as in `StopOrSkip`; an image goes with a bad segment.
         *args, **kwargs: As of `CocoPanopticDataset`.
 
     Raises:
@@ -55,17 +55,28 @@ class CheckedCocoPanopticDataset(CheckedCocoDataset, CocoPanopticDataset):
         self._check_files('seg_map_path')
         return self.data_list
 
+    def _leave_out(self, annotations: dict, errors: list[Issue]) -> dict:
+        """Returns what remains of valid annotations; an image goes with a bad segment, since its PNG shows all."""
+        bad = {issue.image for issue in errors if issue.entry and issue.entry[0] == 'annotations'}
+        return {
+            **annotations,
+            'images': [image for image in annotations['images'] if image['id'] not in bad],
+            'annotations': [one for one in annotations['annotations'] if one['image_id'] not in bad],
+        }
+
     def _file_checks(self, annotations: dict) -> list[Callable[[], list[Issue]]]:
         checks = super()._file_checks(annotations)
         folder = self.data_prefix.get('seg')
         if not folder:
             return checks
-        images = {image['id']: image for image in annotations['images']}
-        for annotation in annotations['annotations']:
-            image = images[annotation['image_id']]
+        segments = {
+            annotation['image_id']: [segment['id'] for segment in annotation['segments_info']]
+            for annotation in annotations['annotations']
+        }
+        for image in annotations['images']:
             path = osp.join(folder, image['file_name'].replace('.jpg', '.png'))
-            ids = [segment['id'] for segment in annotation['segments_info']]
-            checks.append(partial(find_segment_map_issues, path, image['id'], (image['height'], image['width']), ids))
+            size, ids = (image['height'], image['width']), segments.get(image['id'])
+            checks.append(partial(find_segment_map_issues, path, image['id'], size, ids))
         return checks
 
 

@@ -27,8 +27,7 @@ class CheckedLabelMaps(StopOrSkip):
     Raises:
         MissingFileError: If the data root, a folder of it, an image or a label map is missing.
         DataError: If there is no image, or one cannot be decoded.
-        ConfigError: If there are no class names, unknown ones, not a colour for each, or no folder of label maps to train
-            with.
+        ConfigError: If there are no class names, unknown ones, not a colour for each, or no label maps to train with.
     """
 
     @classmethod
@@ -135,9 +134,7 @@ class CheckedLabelMaps(StopOrSkip):
         if not self.skips_bad_data or len(missing) == len(paths):
             raise MissingFileError(message)
         if self._indices is None:  # else other images would take those places; loading will skip them
-            issues = [
-                Issue('missing file', f'{path}: not found', folder, entry=('images', 0)) for path in missing[1:]
-            ]
+            issues = [Issue('missing file', f'{path}: not found', folder, entry=('images', 0)) for path in missing[1:]]
             self._report([Issue('missing file', message, folder, entry=('images', 0)), *issues], folder)
             bad = set(missing)
             self.data_list = [data_info for data_info in self.data_list if data_info[key] not in bad]

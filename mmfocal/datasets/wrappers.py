@@ -8,8 +8,8 @@ def iterate_inner(dataset: Any) -> Iterator[Any]:
     """Yields the innermost data sets.
 
     Args:
-        dataset: A data set or the config of one. A wrapper, such as RepeatDataset, MultiImageMixDataset or ConcatDataset,
-            has its data set as `dataset`, or several as `datasets`.
+        dataset: A data set or the config of one. A wrapper, such as RepeatDataset or ConcatDataset, has its data set as
+            `dataset`, or several as `datasets`.
     """
     if isinstance(dataset, Mapping):
         inner, several = dataset.get('dataset'), dataset.get('datasets')

@@ -1,1 +1,1 @@
-"""Validation of annotations, masks, images and label maps: one kind of issue, one list for checking and for training."""
+"""Validation of annotations, masks, images and label maps: one list of issues for checking and for training."""

@@ -35,7 +35,7 @@ def read_annotations(path: str, name: str) -> Any:
     """
     with open(path, 'rb') as file:
         start = file.read(64)
-    if start[:2] in (b'\xff\xfe', b'\xfe\xff') or start[1:2] == b'\0':
+    if start[:2] in (b'\xff\xfe', b'\xfe\xff') or b'\0' in start[:2]:
         raise DataError(f'{name}: is encoded in UTF-16; save it as UTF-8')
     if start.startswith(b'version https://git-lfs'):
         raise DataError(f'{name}: not JSON, but a Git LFS pointer; fetch the file with git lfs pull')
@@ -66,15 +66,15 @@ def validate_annotations(
         coco: The parsed file.
         name: What messages call the file.
         classes: `metainfo.classes`. Default: the file's categories.
-        test_mode: Whether `annotations` may be absent, as in COCO's `image_info_test-dev2017.json`, and classes without
-            annotations are no issue.
+        test_mode: Whether the file is for validation or testing: `annotations` may be absent, as in COCO's
+            `image_info_test-dev2017.json`.
         masks: Whether each annotation needs a mask that can be drawn.
         urls: Whether images may be named by URL.
         default_classes: Whether `classes` are the data set's own, which the config does not override.
 
     Returns:
-        Issues, and the file without the entries of errors: categories in the order of `classes`, flags as numbers, sizes
-        as integers. None if the file is not in COCO format.
+        Issues, and the file without the entries of errors: categories in the order of `classes`, flags as numbers,
+        sizes as integers. None if the file is not in COCO format.
     """
     issues = find_format_issues(coco, name, test_mode)
     if issues:
@@ -126,9 +126,7 @@ def find_format_issues(coco: Any, name: str, test_mode: bool = False) -> list[Is
     return [Issue('annotation file', f'{name}: {message}; {remedy}', name)]
 
 
-def check_entries(
-    coco: dict, key: str, fields: set[str], name: str
-) -> tuple[list[Issue], dict[Any, dict], set]:
+def check_entries(coco: dict, key: str, fields: set[str], name: str) -> tuple[list[Issue], dict[Any, dict], set]:
     """Checks that a list's entries are objects with these fields and an id of their own.
 
     Returns:
@@ -144,7 +142,9 @@ def check_entries(
             message = f'{key}[{index}] is {shorten(entry)}; write an object with {quote_some(fields)}'
         elif not fields <= entry.keys():
             kind = 'entry without a field'
-            message = f'{key}[{index}] (id {shorten(entry.get("id"))}) lacks {quote_some(fields - entry.keys())}; add it'
+            message = (
+                f'{key}[{index}] (id {shorten(entry.get("id"))}) lacks {quote_some(fields - entry.keys())}; add it'
+            )
         elif not is_id(entry['id']):
             kind = 'invalid id'
             message = f'{key}[{index}] has the id {shorten(entry["id"])}; write a unique integer'
@@ -184,7 +184,10 @@ def validate_images(coco: dict, name: str, urls: bool = False) -> tuple[list[Iss
         if not isinstance(file_name, str) or not 0 < len(file_name) < MAX_PATH or '\0' in file_name:
             kind, message = 'image without a file name', f'file_name {shorten(file_name)}; write its path'
         elif not file_name.isprintable() and ('\n' in file_name or '\r' in file_name):
-            kind, message = 'line break in a file name', f'a line break in file_name {shorten(file_name)}; rename the file'
+            kind, message = (
+                'line break in a file name',
+                f'a line break in file_name {shorten(file_name)}; rename the file',
+            )
         elif '://' in file_name and not urls:
             kind = 'image named by a URL'
             message = f'the URL {shorten(file_name)} as file_name; download the image and write its path'
@@ -193,9 +196,7 @@ def validate_images(coco: dict, name: str, urls: bool = False) -> tuple[list[Iss
             message = f'width {shorten(size[0])} and height {shorten(size[1])}; write its size in pixels'
         if kind:
             bad_ids.add(image_id)
-            issues.append(
-                Issue(kind, f'{here} {message}', name, image_id, entry=('images', index_of[id(image)]))
-            )
+            issues.append(Issue(kind, f'{here} {message}', name, image_id, entry=('images', index_of[id(image)])))
             continue
         if file_name in ids_of_file:
             message = (
@@ -207,8 +208,6 @@ def validate_images(coco: dict, name: str, urls: bool = False) -> tuple[list[Iss
         if not type(size[0]) is type(size[1]) is int:
             image = {**image, 'width': int(size[0]), 'height': int(size[1])}
         sound[image_id] = image
-    if not sound:
-        issues.append(Issue('no valid image', f'{issues[0].message} (and no valid image remains)', name))
     return issues, sound, bad_ids
 
 
@@ -253,8 +252,10 @@ def unknown_id_message(value: Any, what: str, ids: Collection) -> str:
     if other is not None:
         kinds = ('text', 'numbers') if isinstance(value, str) else ('number', 'texts')
         return f"{shorten(value)}, a {kinds[0]}, but the ids of the file's {what} are {kinds[1]}; write {other!r}"
-    remedy = 'add the category or correct the annotation' if what == 'categories' else (
-        'add the image or remove the annotation'
+    remedy = (
+        'add the category or correct the annotation'
+        if what == 'categories'
+        else ('add the image or remove the annotation')
     )
     return f"{shorten(value)}, which is not in the file's {what}; {remedy}"
 
@@ -339,27 +340,10 @@ def _validate_annotation(
         return issues, None
     x, y, width, height = bbox
     beyond = max(-x, -y, x + width - image['width'], y + height - image['height'])
-    left_out = True
     if width < 0 or height < 0:
         add('negative box', f'the box {shorten(bbox)} of negative size; write [x, y, width, height]')
         counter.add(annotation, image, bbox, 'invalid')
         return issues, None
-    if width < 1 or height < 1:
-        add('box without size', f'the box {shorten(bbox)}, smaller than a pixel; it is left out', 'warning')
-    elif x >= image['width'] or y >= image['height'] or x + width <= 0 or y + height <= 0:
-        size = f'{image["width"]} x {image["height"]} px'
-        add('box outside the image', f'the box {shorten(bbox)} outside its {size}; it is left out', 'warning')
-    elif area <= 0:
-        add('no area', f'the area {shorten(area)}; it is left out, so write its area in px', 'warning')
-    else:
-        left_out = False
-        if beyond > SLACK:
-            add(
-                'box beyond the image',
-                f'the box {shorten(bbox)}, which extends {beyond:g} px beyond its {image["width"]} x '
-                f'{image["height"]} px; check the box and the recorded size',
-                'warning',
-            )
     segmentation = annotation.get('segmentation')
     if masks or segmentation:
         problem = find_mask_problem(segmentation, image['height'], image['width'])
@@ -378,5 +362,21 @@ def _validate_annotation(
                 'warning',
             )
             annotation = {**annotation, 'segmentation': kept}
+    size, left_out = f'{image["width"]} x {image["height"]} px', True
+    if width < 1 or height < 1:
+        add('box without size', f'the box {shorten(bbox)}, smaller than a pixel; it is left out', 'warning')
+    elif x >= image['width'] or y >= image['height'] or x + width <= 0 or y + height <= 0:
+        add('box outside the image', f'the box {shorten(bbox)} outside its {size}; it is left out', 'warning')
+    elif area <= 0:
+        add('no area', f'the area {shorten(area)}; it is left out, so write its area in px', 'warning')
+    else:
+        left_out = False
+        if beyond > SLACK:
+            add(
+                'box beyond the image',
+                f'the box {shorten(bbox)}, which extends {beyond:g} px beyond its {size}; check the box and the '
+                'recorded size',
+                'warning',
+            )
     counter.add(annotation, image, bbox, 'left out' if left_out else 'ignored' if crowd else 'learned')
     return issues, annotation

@@ -20,8 +20,8 @@ def match_categories(
         is_default: Whether `classes` are the data set's own, which the config does not override.
 
     Returns:
-        Issues, and the categories in the order of `classes`; categories that no class names follow, and a class that the
-        file lacks has one with an unused id.
+        Issues, and the categories in the order of `classes`, followed by those that no class names. A class that the
+        file lacks has a category with an unused id.
     """
     if isinstance(classes, str):
         message = f'metainfo.classes={classes!r} is not a list of names; write ({classes!r}, )'
@@ -52,7 +52,9 @@ def match_categories(
         )
         issues.append(_config_error(message, name))
     elif absent:
-        also = f'; its categories {quote_some([category["name"] for category in unnamed])} are not used' if unnamed else ''
+        also = (
+            f'; its categories {quote_some([category["name"] for category in unnamed])} are not used' if unnamed else ''
+        )
         message = f'{name}: has no category for {quote_some(absent)} of metainfo.classes, so nothing of them{also}'
         issues.append(Issue('class without category', message, name, level='warning'))
     ids = {category['id'] for category in categories}

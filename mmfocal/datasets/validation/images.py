@@ -94,7 +94,7 @@ def find_label_map_issues(
 
 
 def find_segment_map_issues(
-    path: str, image_id: Any, recorded: tuple[int, int], segment_ids: Collection[int]
+    path: str, image_id: Any, recorded: tuple[int, int], segment_ids: Collection[int] | None = None
 ) -> list[Issue]:
     """Decodes a PNG of panoptic segments and returns what is wrong with it.
 
@@ -102,10 +102,10 @@ def find_segment_map_issues(
         path: Local file.
         image_id: Its image's id.
         recorded: The image's height and width in px.
-        segment_ids: Ids of the segments in the annotation file.
+        segment_ids: Ids of the segments in the annotation file. Default: not compared.
     """
     errors = errors_of(find_image_issues(path, image_id, recorded))
-    if errors:
+    if errors or segment_ids is None:
         return errors
     with DecoderMessages():
         blue, green, red = cv2.split(cv2.imread(path).astype(np.int64))

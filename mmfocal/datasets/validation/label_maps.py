@@ -46,8 +46,8 @@ def find_value_issues(
         found = np.unique(values[wrong])
         ignored = f'0 and {ignore_index} are' if first else f'{ignore_index} is'
         message = (
-            f'{name}: holds the label values {join_some(found)}, but the {num_classes} classes have the values {first} to '
-            f'{first + num_classes - 1} ({ignored} ignored); {_remedy(name, found)}'
+            f'{name}: holds the label values {join_some(found)}, but the {num_classes} classes have the values '
+            f'{first} to {first + num_classes - 1} ({ignored} ignored); {_remedy(name, found)}'
         )
         issues.append(Issue('label value beyond the classes', message, name))
     return issues
@@ -60,7 +60,7 @@ def _shape_message(values: np.ndarray, name: str, image_shape: tuple[int, int], 
             f'{name}: {sizes} after rotation by its EXIF tag, which loading applies; '
             'rotate the label map too, or remove the tag from the image'
         )
-    return f'{name}: {sizes}; resize one of them (label maps to the nearest value) or correct their names'
+    return f'{name}: {sizes}; resize one of them (label maps to the nearest value) or correct names'
 
 
 def _remedy(name: str, found: np.ndarray) -> str:

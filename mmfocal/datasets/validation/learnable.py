@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mmfocal.datasets.validation.issues import Issue, quote_some, shorten
+from mmfocal.datasets.validation.issues import Issue, shorten
 
 
 class LearnableCounter:
@@ -23,9 +23,7 @@ class LearnableCounter:
         self.class_of = {
             category_id: category['name'] for category_id, category in categories.items() if category['name'] in classes
         }
-        self.counts: dict[str, Counter] = {
-            state: Counter() for state in ('learned', 'ignored', 'left out', 'invalid')
-        }
+        self.counts: dict[str, Counter] = {state: Counter() for state in ('learned', 'ignored', 'left out', 'invalid')}
         self.annotated: set = set()
 
     def add(self, annotation: dict, image: dict, bbox: Sequence[float] | None, state: str) -> None:

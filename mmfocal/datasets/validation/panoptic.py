@@ -31,17 +31,15 @@ def validate_panoptic(
         default_classes: Whether `metainfo` is the data set's own, which the config does not override.
 
     Returns:
-        Issues, and the file without the entries of errors: categories in the order of `classes`, flags as numbers. An
-        image goes with any bad segment of it, since its PNG shows all of them. None if the file is in another format.
+        Issues, and the file without the entries of errors: categories in the order of `classes`, flags as numbers. None
+        if the file is not in COCO format.
     """
     issues = find_format_issues(coco, name, test_mode)
     if issues:
         return issues, None
     found, categories, _ = check_entries(coco, 'categories', {'id', 'name'}, name)
     issues += found
-    found, ordered = match_categories(
-        list(categories.values()), metainfo['classes'], name, test_mode, default_classes
-    )
+    found, ordered = match_categories(list(categories.values()), metainfo['classes'], name, test_mode, default_classes)
     issues += found
     if not found or all(issue.level != 'error' for issue in found):
         things = metainfo.get('thing_classes', ())
@@ -58,8 +56,6 @@ def validate_panoptic(
         found, annotation = _validate_entry(annotation, index, name, categories, images, bad_images)
         issues += found
         if annotation is None:
-            if found and found[0].image in images:
-                del images[found[0].image]
             continue
         annotations.append(annotation)
         for segment in annotation['segments_info']:
@@ -71,10 +67,7 @@ def validate_panoptic(
             'add it, or remove those segments from the file'
         )
         issues.append(Issue('classes', message, name, error=ConfigError))
-    if not images and coco['images'] and issues and all(issue.kind != 'no valid image' for issue in issues):
-        issues.append(Issue('no valid image', f'{issues[0].message} (and no valid image remains)', name))
-    kept = [annotation for annotation in annotations if annotation['image_id'] in images]
-    return issues, {**coco, 'images': list(images.values()), 'categories': ordered, 'annotations': kept}
+    return issues, {**coco, 'images': list(images.values()), 'categories': ordered, 'annotations': annotations}
 
 
 def _validate_entry(

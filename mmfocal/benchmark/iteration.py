@@ -1,7 +1,6 @@
 """Measures time and memory of a training iteration, and the time that a one-stage head spends on its targets."""
 
 import argparse
-import resource
 import statistics
 import time
 from collections import defaultdict
@@ -22,6 +21,13 @@ from torch.nn.functional import interpolate
 
 from mmfocal.benchmark.arguments import image_size, positive_int
 from mmfocal.engine import read_config
+from mmfocal.memory import peak_resident_memory
+
+PARTS = {  # of an iteration: methods of a one-stage head
+    'targets of points': 'get_targets',
+    'targets of corners': 'get_heatmap_targets',
+    'foreground maps': 'get_foreground_targets',
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -115,11 +121,13 @@ def measure(
 
         return wrapper
 
+    head = getattr(model, 'bbox_head', None)
+    parts = {name: method for name, method in PARTS.items() if hasattr(head, method)}
     with ExitStack() as patches:
-        for name, owner, attribute in functions(model):
-            patches.enter_context(mock.patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
+        for name, method in parts.items():
+            patches.enter_context(mock.patch.object(head, method, timed(name, getattr(head, method))))
         step = timed('iteration', lambda: model.train_step(data, optim_wrapper))
-        names = ['iteration', *(name for name, *_ in functions(model))]
+        names = ['iteration', *parts]
         for _ in range(2 + repeats):
             for name in names:
                 seconds[name].append(0.0)
@@ -132,21 +140,9 @@ def peak_memory(device: str) -> int:
     """Returns bytes: PyTorch's peak allocation on a GPU, else the peak resident memory of the process."""
     if device == 'cuda':
         return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_resident_memory() or 0
 
 
-def functions(model: nn.Module) -> list[tuple[str, object, str]]:
-    """Returns name, owner and attribute of each function that is timed within an iteration."""
-    head = getattr(model, 'bbox_head', None)
-    found = [('targets of points', head, 'get_targets')] if hasattr(head, 'get_targets') else []
-    if hasattr(head, 'get_heatmap_targets'):
-        from mmfocal.models.reppoints_v2 import reppoints_v2_head
-
-        found += [
-            ('targets of corners', head, 'get_heatmap_targets'),
-            ('foreground maps', reppoints_v2_head, 'foreground_weights'),
-        ]
-    return found
 
 
 def random_batch(model: nn.Module, size: tuple[int, int], batch: int, boxes: int) -> dict[str, list]:

@@ -19,6 +19,7 @@ from mmfocal.benchmark.speed.cases import Case
 from mmfocal.benchmark.speed.implementations import implementations
 from mmfocal.benchmark.speed.measure import cpu_run
 from mmfocal.benchmark.speed.steps import make_step
+from mmfocal.memory import process_status, resident_memory
 
 M_MMAP_THRESHOLD = -3  # of glibc's mallopt
 
@@ -92,16 +93,14 @@ def _peak_memory(name: str, case: Case) -> int:
     gc.collect()
     libc.malloc_trim(0)
     reset.write_text('5')  # the peak is the present size
-    before = _status('VmRSS')
-    if _status('VmHWM') > 1.1 * before:
+    before = resident_memory()
+    if _peak() > 1.1 * before:
         raise RuntimeError('the system does not reset the peak memory of a process')
     step = make_step(implementation, case)
     step()
     step()
-    return _status('VmHWM') - before
+    return _peak() - before
 
 
-def _status(key: str) -> int:
-    """Returns a size of this process in bytes."""
-    lines = Path('/proc/self/status').read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f'{key}:'))
+def _peak() -> int:
+    return process_status('VmHWM') or 0

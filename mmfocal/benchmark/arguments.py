@@ -1,22 +1,20 @@
 """Types of command-line arguments; argparse reports what they refuse."""
 
 import argparse
+from collections.abc import Callable
 
 LEAST_SIDE = 32  # pixels; the last stage of a backbone has a stride of 32
 
 
-def positive_int(text: str) -> int:
-    """Parses an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not an integer of at least 1')
-    return int(text)
+def at_least(least: int) -> Callable[[str], int]:
+    """Returns a parser of integers that are not below `least`."""
 
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'{text!r} is not an integer of at least {least}')
+        return int(text)
 
-def image_side(text: str) -> int:
-    """Parses a width or height in pixels."""
-    if not text.isdecimal() or int(text) < LEAST_SIDE:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a width or height of at least {LEAST_SIDE} pixels')
-    return int(text)
+    return parse
 
 
 def image_size(text: str) -> tuple[int, int]:

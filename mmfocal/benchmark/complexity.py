@@ -20,7 +20,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
-from mmfocal.benchmark.arguments import image_side
+from mmfocal.benchmark.arguments import LEAST_SIDE, at_least
 from mmfocal.benchmark.paper.tables import DETECTION_SIZE, SEGMENTATION_SIZE, image_size, row_of, table_rows
 from mmfocal.engine import read_config
 from mmfocal.errors import ConfigError
@@ -163,7 +163,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--size',
         nargs=2,
-        type=image_side,
+        type=at_least(LEAST_SIDE),
         metavar=('WIDTH', 'HEIGHT'),
         help="image size in pixels (default: the paper's, 1280 800 for detectors, 2048 512 for segmentors, "
         '2560 640 for the one at 640 pixels)',
@@ -207,12 +207,10 @@ def main(args: argparse.Namespace) -> None:
         results.append((Path(path).stem, row or {}, done))
 
     print(
-        f'\n{"" if size else SIZES}{COUNTED}\n"paper": as reported in arXiv 2107.00641 and, for ADE20K, in its authors\' README; '
+        f'\n{"" if size else SIZES}{COUNTED}\n"paper": arXiv 2107.00641 and, for ADE20K, its authors\' README; '
         '± compares ours with it where the image sizes are equal.\n'
     )
-    print(
-        '| config | pixels | parameters, M | paper | ± | GFLOPs | paper | ± |\n| --- | --- | --- | --- | --- | --- | --- | --- |'
-    )
+    print('| config | pixels | parameters, M | paper | ± | GFLOPs | paper | ± |\n' + '| --- ' * 8 + '|')
     for result in results:
         print(table_row(*result))
     print(''.join(notes(results, absent)), end='')
@@ -280,7 +278,7 @@ def notes(results: list[tuple[str, dict, Complexity | None]], absent: list[str])
 
 
 def layer_table(done: Complexity) -> str:
-    """Formats a model's figures by module, two levels deep without the numbers of stages and layers, and by operator."""
+    """Formats a model's figures by module, two levels deep (numbers do not count as levels), and by operator."""
     lines = ['| module | parameters, M | GFLOPs | share |', '| --- | --- | --- | --- |']
     for name in done.params:
         if sum(not part.isdecimal() for part in name.split('.')) <= 2 and (

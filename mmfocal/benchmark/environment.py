@@ -56,7 +56,16 @@ def cpu_name() -> str:
 
 def git_commit() -> str | None:
     """Returns this project's commit, with `-dirty` if files have changed since; None outside a clone."""
-    describe = ['git', '-C', str(Path(__file__).parent), 'describe', '--always', '--dirty', '--abbrev=12', '--exclude=*']
+    describe = [
+        'git',
+        '-C',
+        str(Path(__file__).parent),
+        'describe',
+        '--always',
+        '--dirty',
+        '--abbrev=12',
+        '--exclude=*',
+    ]
     try:
         done = subprocess.run(describe, capture_output=True, text=True)
     except FileNotFoundError:

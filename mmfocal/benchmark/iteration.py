@@ -19,7 +19,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import nn
 from torch.nn.functional import interpolate
 
-from mmfocal.benchmark.arguments import image_size, positive_int
+from mmfocal.benchmark.arguments import at_least, image_size
 from mmfocal.engine import read_config
 from mmfocal.memory import peak_resident_memory
 
@@ -39,13 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='HEIGHTxWIDTH',
         help='image size in pixels (default: 800x1333, and 512x512 for segmentors)',
     )
-    parser.add_argument('--batch', type=positive_int, default=2, metavar='N', help='images per batch (default: 2)')
+    parser.add_argument('--batch', type=at_least(1), default=2, metavar='N', help='images per batch (default: 2)')
     parser.add_argument(
-        '--boxes', type=positive_int, default=50, metavar='N', help='boxes per image for a detector (default: 50)'
+        '--boxes', type=at_least(0), default=50, metavar='N', help='boxes per image for a detector (default: 50)'
     )
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: cuda if there is a GPU')
     parser.add_argument(
-        '--repeats', type=positive_int, default=5, metavar='N', help='iterations; results are medians (default: 5)'
+        '--repeats', type=at_least(1), default=5, metavar='N', help='iterations; results are medians (default: 5)'
     )
     parser.add_argument(
         '--cfg-options',
@@ -141,8 +141,6 @@ def peak_memory(device: str) -> int:
     if device == 'cuda':
         return torch.cuda.max_memory_allocated()
     return peak_resident_memory() or 0
-
-
 
 
 def random_batch(model: nn.Module, size: tuple[int, int], batch: int, boxes: int) -> dict[str, list]:

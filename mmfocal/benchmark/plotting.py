@@ -52,7 +52,9 @@ def to_svg(figure: Figure, label: str, titles: dict[str, str] | None = None) -> 
         titles: gid of an artist → its tooltip.
     """
     stream = StringIO()
-    figure.savefig(stream, format='svg', transparent=True, metadata=dict(Date=None, Creator=None, Format=None, Type=None))
+    figure.savefig(
+        stream, format='svg', transparent=True, metadata=dict(Date=None, Creator=None, Format=None, Type=None)
+    )
     text = stream.getvalue()
     for name, colour in CSS_COLOURS.items():
         text = text.replace(colour, f'var(--{name})')

@@ -92,8 +92,8 @@ def operator_work(case: Case) -> tuple[int, int]:
     """Counts the least work of an 'attention' case.
 
     Returns:
-        Floating-point operations of the matrix products: two forward and four more backward, without recomputed logits. Bytes
-        of the inputs read once and the output written once, and of their gradients.
+        Floating-point operations of the matrix products: two forward and four more backward, without recomputed logits.
+        Bytes of the inputs read once and the output written once, and of their gradients.
     """
     layout, (heads, head_dim), (height, width) = case.layout, case.heads, case.map_size
     channels = case.batch * heads * head_dim

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from mmfocal.benchmark.arguments import image_size, positive_int
+from mmfocal.benchmark.arguments import at_least, image_size
 from mmfocal.benchmark.environment import describe, environment
 from mmfocal.benchmark.speed import plot, report
 from mmfocal.benchmark.speed.cases import ARCHS, SCALING_SIDES, Case, preset_cases
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='HEIGHTxWIDTH',
         help='image sizes in pixels (default: 224x224 800x1216)',
     )
-    parser.add_argument('--batch', type=positive_int, metavar='N', help='images per batch (default: 1)')
+    parser.add_argument('--batch', type=at_least(1), metavar='N', help='images per batch (default: 1)')
     parser.add_argument(
         '--dtype',
         choices=['float32', 'bfloat16', 'float16'],
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--arch', choices=list(ARCHS), help='default: tiny; nano is for trying the command')
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: cuda if there is a GPU')
     parser.add_argument(
-        '--threads', type=positive_int, metavar='N', help="CPU threads (default: torch's choice; 2 with --all)"
+        '--threads', type=at_least(1), metavar='N', help="CPU threads (default: torch's choice; 2 with --all)"
     )
     parser.add_argument(
         '--models', nargs='+', choices=NAMES, metavar='NAME', help=f'what to measure (default: all): {", ".join(NAMES)}'
@@ -58,13 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='on the CPU: time each model in its own process, so that they do not share an allocator',
     )
     parser.add_argument(
-        '--repeats', type=positive_int, default=10, metavar='N', help='rounds; results are their medians (default: 10)'
+        '--repeats', type=at_least(1), default=10, metavar='N', help='rounds; results are their medians (default: 10)'
     )
     parser.add_argument(
         '--out', default='work_dirs/speed', metavar='DIR', help='gets speed.json and speed.png (default: %(default)s)'
     )
     preset = parser.add_mutually_exclusive_group()
-    preset.add_argument('--all', action='store_true', help="the cases of docs/performance.md for this device")
+    preset.add_argument('--all', action='store_true', help='the cases of docs/performance.md for this device')
     preset.add_argument(
         '--scaling',
         action='store_true',

@@ -209,7 +209,7 @@ def device_rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
     """Measures what the machine can do at best.
 
     Returns:
-        Bytes per second of a large copy, read and written; floating-point operations per second of a large matrix product.
+        Bytes per second of a large copy, read and written; floating-point operations per second of a large product.
     """
     side, size = (8192, 2**30) if device == 'cuda' else (2048, 2**27)
     run = cuda_run if device == 'cuda' else cpu_run

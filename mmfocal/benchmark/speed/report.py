@@ -67,7 +67,11 @@ def _cells(result: Result, comparison: Comparison) -> list[str]:
         _format(entry.get('memory_ratio'), '.2f'),
     ]
     if comparison.rates:
-        for key, unit, spec in (('flops_per_second', 1e12, '.3g'), ('bytes_per_second', 1e9, '.3g'), ('share', 1, '.2f')):
+        for key, unit, spec in (
+            ('flops_per_second', 1e12, '.3g'),
+            ('bytes_per_second', 1e9, '.3g'),
+            ('share', 1, '.2f'),
+        ):
             cells.append(_format(entry[key] / unit if key in entry else None, spec))
     return cells
 
@@ -96,7 +100,7 @@ def scaling_table(comparisons: list[Comparison]) -> str:
     for label, points in scaling_points(comparisons).values():
         exponents = zip(scaling_exponents(points), scaling_exponents(points, larger_half=True))
         cells = [_format(p, '.2f') for pair in exponents for p in pair]
-        rows.append([label, *cells, str(len(points)), '{0}×{1}'.format(*points[-1][0])])
+        rows.append([label, *cells, str(len(points)), '×'.join(map(str, points[-1][0]))])
     return format_table(rows)
 
 

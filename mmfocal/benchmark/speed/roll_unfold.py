@@ -1,7 +1,8 @@
 """Focal attention as the paper's released code computes it: the baseline of the operator's speed.
 
-Four rolled copies of keys and values form a window's ring; tokens that two copies share count twice. `F.unfold` forms the pooled
-regions. Each group of keys has its own matrix product, and all logits are in memory at once. There is no window shift.
+Four rolled copies of keys and values form a window's ring; tokens that two copies share count twice. `F.unfold` forms
+the pooled regions. Each group of keys has its own matrix product, and all logits are in memory at once. There is no
+window shift.
 """
 
 from collections.abc import Sequence
@@ -129,8 +130,8 @@ def roll_unfold_attention(
         k: Keys, of the same shape.
         v: Values, of the same shape.
         pooled_kv: Keys and values of each pooled level, as for `focal_attention`.
-        biases: (heads, window_size², keys) for each group of keys: the window's own, the rolled copies' (if expand_size > 0),
-            each pooled level's.
+        biases: (heads, window_size², keys) for each group of keys: the window's own, the rolled copies' (if
+            expand_size > 0), each pooled level's.
         layout: Windows, ring and pooled levels; no shift.
         kept: The first of `neighbor_columns(layout)`, on q's device.
 

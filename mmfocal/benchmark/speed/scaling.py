@@ -25,8 +25,8 @@ def scaling_exponents(points: Sequence[Point], larger_half: bool = False) -> tup
 
     Args:
         points: One implementation's of `scaling_points`.
-        larger_half: Use the larger half of the sizes only, at least two. Over small sizes memory is mostly weights, and time
-            partly overhead.
+        larger_half: Use the larger half of the sizes only, at least two. Over small sizes memory is mostly weights, and
+            time partly overhead.
 
     Returns:
         p of time and of memory; None where there are fewer than two areas.

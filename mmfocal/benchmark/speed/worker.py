@@ -52,8 +52,8 @@ class Worker:
         """Measures the peak memory of a step, in bytes; needs a fresh worker.
 
         It is the growth of the resident memory from before the model is built to the second step's peak. Libraries, and
-        what they allocate in a first step, which a small model runs beforehand, are left out. The C library returns freed
-        blocks at once, so that its fragmentation does not count.
+        what they allocate in a first step, which a small model runs beforehand, are left out. The C library returns
+        freed blocks at once, so that its fragmentation does not count.
 
         Raises:
             RuntimeError: If the system does not tell it.

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / 'mmfocal'
 # From the ground up: a room may import its own level and those before it.
 LEVELS = (
-    ('errors', 'ops'),
+    ('errors', 'files', 'memory', 'text', 'ops'),
     ('weights',),
     ('models',),
     ('datasets',),

@@ -18,10 +18,10 @@ from mmengine.visualization import Visualizer
 from torch import distributed, nn
 from torch.distributed.fsdp import FSDPModule
 
-import mmfocal.weights  # noqa: F401  its loaders take the place of MMEngine's
 from mmfocal.engine.fsdp import shard_model, shard_optimizer
 from mmfocal.engine.saving import RESUME_FILE, WholeFilesBackend, newest_whole_checkpoint
 from mmfocal.errors import CheckpointError, ConfigError, SavingError
+from mmfocal.weights import register_safe_loaders
 
 RESUMABLE_LOOPS = dict(EpochBasedTrainLoop='ResumableEpochLoop', IterBasedTrainLoop='ResumableIterLoop')
 
@@ -40,6 +40,7 @@ class FocalRunner(Runner):
     """
 
     def setup_env(self, env_cfg: dict) -> None:
+        register_safe_loaders()  # before anything of this runner reads a checkpoint
         if self._launcher == 'slurm':
             _check_slurm()
             # MMEngine's own port is the same for all jobs of a node; those in one allocation are steps of one job.

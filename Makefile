@@ -18,6 +18,7 @@ help:
 	@echo 'make test-cpus    the numerical tests without AVX-512, and without AVX2'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make install      only the set-up, which the others do by themselves'
+	@echo 'make docs         the documentation, into site/'
 	@echo 'make clean        remove .venv and what was built, but not work_dirs/ and data/'
 	@echo
 	@echo 'VENV=PATH         the environment, created if it does not exist (.venv); a torch in it stays;'
@@ -61,8 +62,18 @@ test-cpus: install
 	ATEN_CPU_CAPABILITY=default $(PYTEST) $(NUMERICAL)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(NUMERICAL)
 
+# The site's environment needs neither torch nor OpenMMLab: mkdocstrings reads the source.
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+.venv-docs/installed: requirements/docs.txt
+	for python in $(RUN) $(PYTHON); do "$$python" -m venv .venv-docs 2>/dev/null && break; done
+	.venv-docs/bin/pip install -q -r requirements/docs.txt
+	touch $@
+
 clean:
-	rm -rf .venv .venv-onedl build dist mmfocal.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage
+	rm -rf .venv .venv-onedl .venv-docs site build dist mmfocal.egg-info
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage
 	find mmfocal tests tools -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo lint test test-slow test-configs test-cpus clean
+.PHONY: help install demo lint test test-slow test-configs test-cpus docs clean

@@ -132,7 +132,7 @@ def test_ci_runs_everything_and_fails_if_anything_does(tmp_path, broken):
     done = subprocess.run(['bash', ROOT / '.ci' / 'run'], env=environment, capture_output=True, text=True)
     assert bool(done.returncode) == bool(broken)
     targets = [line.split()[1] for line in done.stdout.splitlines() if line.startswith('make ')]
-    assert targets == ['install', 'lint', 'test-slow', 'test-configs', 'test-cpus', 'test', 'test']
+    assert targets == ['install', 'lint', 'docs', 'test-slow', 'test-configs', 'test-cpus', 'test', 'test']
     assert done.stdout.splitlines()[-1].startswith('make test PYTEST_OPTIONS=--cov=mmfocal')
     assert ('FAILED: make' in done.stdout) == (broken not in ('', 'cov'))
 

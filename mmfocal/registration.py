@@ -1,4 +1,4 @@
-"""Registers all classes that configs name, as far as the installed libraries allow; configs' `custom_imports` name it."""
+"""Registers what configs name, as far as the installed libraries allow; `custom_imports` of configs name this module."""
 
 from importlib.util import find_spec
 

@@ -1,4 +1,4 @@
-"""OPS=compile: MMCV with operators compiled against the environment's torch, as an alternative to mmfocal.ops.mmcv_ops."""
+"""OPS=compile: MMCV with operators compiled against the environment's torch, instead of mmfocal.ops.mmcv_ops."""
 
 import json
 import os
@@ -36,8 +36,8 @@ def check_compiler():
             fault = error.strerror
     if fault:
         raise SetupError(
-            f'no C++17 compiler: `{compiler}` does not compile ({fault}); install g++ (Debian, Ubuntu: apt install g++; '
-            'Fedora: dnf install gcc-c++), name another one in CXX, or leave out OPS=compile'
+            f'no C++17 compiler: `{compiler}` does not compile ({fault}); install g++ (Debian, Ubuntu: '
+            'apt install g++; Fedora: dnf install gcc-c++), name another one in CXX, or leave out OPS=compile'
         )
 
 

@@ -4,9 +4,12 @@ from importlib.util import find_spec
 
 from mmfocal import engine, models  # noqa: F401
 from mmfocal.models import flop_handles  # noqa: F401
+from mmfocal.ops import mmcv_ops
 from mmfocal.weights import register_safe_loaders
 
 register_safe_loaders()
+if find_spec('mmcv'):
+    mmcv_ops.install()  # before anything imports mmcv.ops
 
 if find_spec('mmdet'):
     from mmfocal.datasets import coco, coco_panoptic  # noqa: F401

@@ -38,7 +38,7 @@ def normal(*shape: int) -> np.ndarray:
 
 
 def nms_cases():
-    # No equal scores: the compiled operators sort them in an order that depends on the processor. Soft NMS does not sort.
+    # No equal scores: compiled operators order them as the processor's sort does. Soft NMS does not sort.
     many, scores, ties = boxes(60, 60), RNG.permutation(60) / 60, RNG.random(60).round(1)
     for threshold in (0.3, 0.6):
         for offset in (0, 1):
@@ -145,7 +145,10 @@ def run(operator: str, arguments: list, settings: dict, dtype: torch.dtype) -> d
         function = mmcv.ops.psa_mask.psa_mask if operator == 'psa_mask' else getattr(mmcv.ops, operator)
         result = function(*tensors, *ordered(operator, settings, len(tensors)))
     if operator == 'nms_match':
-        return {'out0': np.array([len(group) for group in result]), 'out1': np.array(sum(map(list, result), []))}
+        return {
+            'out0': np.array([len(group) for group in result], int),
+            'out1': np.array(sum(map(list, result), []), int),
+        }
     outputs = result if isinstance(result, tuple) else (result,)
     if operator in ('nms', 'batched_nms'):
         return {'out1': result[1].numpy()}  # the others are the boxes and scores at these indices

@@ -1,6 +1,7 @@
 """Deformable convolutions, without and with a modulation mask (Dai et al. 2017, Zhu et al. 2019)."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -282,9 +283,15 @@ def gradients(
         tensors = list(map(kernel_dtype, tensors))
         bias = tensors[0].new_zeros(len(weight))
         (stride, padding, dilation) = geometry
-        return torch.ops.torchvision._deform_conv2d_backward(
+        grads = torch.ops.torchvision._deform_conv2d_backward(
             *tensors, bias, *stride, *padding, *dilation, groups, deform_groups, not no_mask
-        )[: 3 if no_mask else 4]
+        )
+        # Exactly one pixel outside, MMCV's operators have no gradient of the offset and torchvision's do. Padded layers
+        # begin there, since their offsets are zeros.
+        y, x = sampling_positions(tensors[3], weight.shape[2:], geometry, deform_groups)
+        inside = (y > -1) & (x > -1) & (y < input.shape[2]) & (x < input.shape[3])
+        grad_offset = grads[2].masked_fill(~inside.repeat_interleave(2, 2).view_as(offset), 0)
+        return [grads[0], grads[1], grad_offset, *([] if no_mask else [grads[3]])]
     grad_weight = torch.zeros_like(weight, dtype=compute_dtype(weight).dtype)
     parts: list[list[Tensor]] = [[], [], []]
     for index in range(len(input)):
@@ -317,15 +324,7 @@ def convolve_image(
     out_channels, _, *kernel = weight.shape
     out_size = offset.shape[2:]
     taps = kernel[0] * kernel[1]
-    offset = compute_dtype(offset).view(deform_groups, taps, 2, *out_size)
-    positions = []
-    for axis in (0, 1):
-        stride, padding, dilation = (pair[axis] for pair in geometry)
-        tap = torch.arange(kernel[axis], device=image.device) * dilation - padding
-        tap = tap[:, None].expand(*kernel) if axis == 0 else tap.expand(*kernel)
-        place = torch.arange(out_size[axis], device=image.device) * stride
-        place = place[:, None] if axis == 0 else place
-        positions.append((tap.reshape(-1, 1, 1) + place) + offset[:, :, axis])
+    positions = [each[0] for each in sampling_positions(compute_dtype(offset), kernel, geometry, deform_groups)]
     corners = corners_zero(*positions, height, width)  # (deform_groups, taps, h, w, 4)
     weights = corners.weight
     if mask is not None:
@@ -340,3 +339,19 @@ def convolve_image(
     kernels = compute_dtype(weight).view(groups, out_channels // groups, -1)
     output = torch.einsum('lgk,gok->gol', columns, kernels)
     return output.reshape(1, out_channels, *out_size)
+
+
+def sampling_positions(
+    offset: Tensor, kernel: Sequence[int], geometry: tuple[Pair, Pair, Pair], deform_groups: int
+) -> list[Tensor]:
+    """Returns the rows and the columns (B, deform_groups, taps, h, w) at which the input is read."""
+    offset = offset.reshape(len(offset), deform_groups, kernel[0] * kernel[1], 2, *offset.shape[2:])
+    positions = []
+    for axis in (0, 1):
+        stride, padding, dilation = (pair[axis] for pair in geometry)
+        tap = torch.arange(kernel[axis], device=offset.device) * dilation - padding
+        tap = tap[:, None].expand(*kernel) if axis == 0 else tap.expand(*kernel)
+        place = torch.arange(offset.shape[4 + axis], device=offset.device) * stride
+        place = place[:, None] if axis == 0 else place
+        positions.append((tap.reshape(-1, 1, 1) + place) + offset[:, :, :, axis])
+    return positions

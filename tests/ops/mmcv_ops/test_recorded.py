@@ -39,7 +39,7 @@ def run(name, dtype=torch.float32):
         result = function(*arguments, *(settings.get(key, default) for key, default in given.items()))
     if operator == 'nms_match':
         sizes, members = [len(group) for group in result], [int(index) for group in result for index in group]
-        return {'out0': torch.tensor(sizes), 'out1': torch.tensor(members)}
+        return {'out0': torch.tensor(sizes, dtype=torch.long), 'out1': torch.tensor(members, dtype=torch.long)}
     outputs = result if isinstance(result, tuple) else (result,)
     found = {f'out{index}': output.detach() for index, output in enumerate(outputs)}
     if outputs[0].requires_grad:

@@ -2,15 +2,12 @@
 
 import sys
 
+import mmcv.ops  # noqa: F401  its modules' operators are replaced
 import pytest
 
-from mmfocal.ops import mmcv_ops
 from mmfocal.ops.mmcv_ops import torchvision_kernels
 from mmfocal.ops.mmcv_ops.extension import StandIn
 
-mmcv_ops.install()
-
-import mmcv.ops  # noqa: E402, F401
 
 KINDS = ['pytorch'] + (['torchvision'] if torchvision_kernels.run_on('cpu') else [])
 

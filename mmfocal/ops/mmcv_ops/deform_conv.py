@@ -324,14 +324,14 @@ def convolve_image(
     out_channels, _, *kernel = weight.shape
     out_size = offset.shape[2:]
     taps = kernel[0] * kernel[1]
-    positions = [each[0] for each in sampling_positions(compute_dtype(offset), kernel, geometry, deform_groups)]
-    corners = corners_zero(*positions, height, width)  # (deform_groups, taps, h, w, 4)
+    y, x = (each[0] for each in sampling_positions(compute_dtype(offset), kernel, geometry, deform_groups))
+    corners = corners_zero(y, x, height, width)  # (deform_groups, taps, h, w, 4)
     weights = corners.weight
     if mask is not None:
         weights = weights * compute_dtype(mask).view(deform_groups, taps, *out_size, 1)
     # Rows of one group of channels each: (H * W, deform_groups) pixels.
     rows = channels_last_rows(image).reshape(height * width * deform_groups, -1)
-    index = corners.index * deform_groups + torch.arange(deform_groups, device=image.device).view(-1, 1, 1, 1, 1)
+    index = corners.pixel * deform_groups + torch.arange(deform_groups, device=image.device).view(-1, 1, 1, 1, 1)
     # Positions first, then groups, taps and channels.
     index, weights = (each.permute(2, 3, 0, 1, 4).reshape(-1, 4) for each in (index, weights))
     columns = sum_rows(rows, index, weights).view(-1, deform_groups, taps, channels // deform_groups)

@@ -87,7 +87,7 @@ def pool(
         origins = origins + as_float32(gamma) * size[:, None, None] * moves
     samples = sample_bins(origins, bin_size, grid, rois[:, 0].long())
     corners = corners_clamped(samples.y, samples.x, height, width)
-    index = corners.index + samples.image[:, None] * (height * width)
-    weight = corners.weight / samples.count.repeat_interleave(samples.count)[:, None]
-    pooled = sum_ragged_rows(rows, index.flatten(), weight.flatten(), 4 * samples.count)
+    index = corners.pixel + samples.image[:, None] * (height * width)
+    weight = corners.weight / samples.per_bin.repeat_interleave(samples.per_bin)[:, None]
+    pooled = sum_ragged_rows(rows, index.flatten(), weight.flatten(), 4 * samples.per_bin)
     return pooled.view(-1, *bins, channels).movedim(-1, 1)

@@ -57,7 +57,7 @@ def attend(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, wei
     value, locations, weights = map(compute_dtype, (value, locations, weights))
     height, width = (size.view(-1, 1) for size in shapes.unbind(1))  # against (..., levels, points)
     corners = corners_zero(locations[..., 1] * height - 0.5, locations[..., 0] * width - 0.5, height, width)
-    key = corners.index + starts.view(-1, 1, 1)
+    key = corners.pixel + starts.view(-1, 1, 1)
     image, head = (torch.arange(size, device=value.device) for size in (batch, heads))
     row = (key + image.view(-1, 1, 1, 1, 1, 1) * keys) * heads + head.view(-1, 1, 1, 1)
     weight = corners.weight * weights[..., None]

@@ -90,7 +90,7 @@ def softnms(
     threshold, min_score, sigma = as_float32(iou_threshold), as_float32(min_score), as_float32(sigma)
     boxes, scores = compute_dtype(boxes), compute_dtype(scores).clone()
     remaining = torch.arange(len(boxes), device=boxes.device)
-    kept = []
+    kept: list[Tensor] = []
     while len(remaining):
         # The best box changes places with the first one: ties are then broken as in the compiled operator.
         best = scores[remaining].argmax()

@@ -56,21 +56,21 @@ def roi_align_forward(
     for chunk in chunks(boxes, bins, spatial_scale, sampling_ratio, aligned):
         samples = sample(boxes[chunk], bins, spatial_scale, sampling_ratio, aligned)
         corners = corners_clamped(samples.y, samples.x, height, width)
-        index = corners.index + samples.image[:, None] * (height * width)
+        index = corners.pixel + samples.image[:, None] * (height * width)
         shape = (-1, *bins, input.shape[1])
         if pool_mode == AVERAGE_POOL:
-            weight = corners.weight / samples.count.repeat_interleave(samples.count)[:, None]
-            pooled = sum_ragged_rows(rows, index.flatten(), weight.flatten(), 4 * samples.count)
+            weight = corners.weight / samples.per_bin.repeat_interleave(samples.per_bin)[:, None]
+            pooled = sum_ragged_rows(rows, index.flatten(), weight.flatten(), 4 * samples.per_bin)
             output[chunk] = pooled.view(shape).movedim(-1, 1)
             continue
         values = sum_rows(rows, index, corners.weight)
         # The compiled operator starts with -10000, and its argmax with -1.
-        pooled = torch.segment_reduce(values, 'max', lengths=samples.count, axis=0, initial=-10000.0)
+        pooled = torch.segment_reduce(values, 'max', lengths=samples.per_bin, axis=0, initial=-10000.0)
         position = torch.arange(len(values), dtype=torch.float64, device=values.device)
-        largest = values == pooled.repeat_interleave(samples.count, 0)
+        largest = values == pooled.repeat_interleave(samples.per_bin, 0)
         largest &= values > -10000
         position = torch.where(largest, position[:, None], len(values))
-        first = torch.segment_reduce(position, 'min', lengths=samples.count, axis=0, initial=len(values)).long()
+        first = torch.segment_reduce(position, 'min', lengths=samples.per_bin, axis=0, initial=len(values)).long()
         output[chunk] = pooled.view(shape).movedim(-1, 1)
         for argmax, coordinate in ((argmax_y, samples.y), (argmax_x, samples.x)):
             coordinate = torch.cat([coordinate, coordinate.new_full((1,), -1)])
@@ -110,13 +110,13 @@ def roi_align_backward(
         for chunk in chunks(boxes, bins, spatial_scale, sampling_ratio, aligned):
             samples = sample(boxes[chunk], bins, spatial_scale, sampling_ratio, aligned)
             corners = corners_clamped(samples.y, samples.x, height, width)
-            index = corners.index + samples.image[:, None] * (height * width)
-            weight = corners.weight / samples.count.repeat_interleave(samples.count)[:, None]
+            index = corners.pixel + samples.image[:, None] * (height * width)
+            weight = corners.weight / samples.per_bin.repeat_interleave(samples.per_bin)[:, None]
             # The transposed sum: entries are sorted by pixel, and each pixel sums the gradients of bins.
             pixel, order = index.flatten().sort()
             first_bin = chunk.start * bins[0] * bins[1]
-            bin_index = first_bin + torch.arange(len(samples.count), device=index.device)
-            entries = bin_index.repeat_interleave(4 * samples.count)[order]
+            bin_index = first_bin + torch.arange(len(samples.per_bin), device=index.device)
+            entries = bin_index.repeat_interleave(4 * samples.per_bin)[order]
             lengths = torch.bincount(pixel, minlength=len(total))
             total += sum_ragged_rows(grad_rows, entries, weight.flatten()[order], lengths)
     else:
@@ -125,7 +125,7 @@ def roi_align_backward(
         # An argmax of -1 says that no sample was above -10000.
         weight = corners.weight * (grad_rows * ((y != -1) & (x != -1)))[..., None]
         image = boxes[:, 0].long().repeat_interleave(bins[0] * bins[1])
-        index = corners.index + image[:, None, None] * (height * width)
+        index = corners.pixel + image[:, None, None] * (height * width)
         index = index * channels + torch.arange(channels, device=index.device)[:, None]
         total = grad_rows.new_zeros(batch * height * width * channels)
         total = total.index_add_(0, index.flatten(), weight.flatten()).view(-1, channels)
@@ -138,7 +138,7 @@ class Samples(NamedTuple):
     y: Tensor  # (S,)
     x: Tensor  # (S,)
     image: Tensor  # (S,), index in the batch
-    count: Tensor  # (bins,), points of each bin
+    per_bin: Tensor  # (bins,), points of each bin
 
 
 def sample(rois: Tensor, bins: tuple[int, int], spatial_scale: float, sampling_ratio: int, aligned: bool) -> Samples:

@@ -12,7 +12,7 @@ from mmfocal.ops.mmcv_ops.dtypes import compute_dtype
 class Corners(NamedTuple):
     """The four pixels around each sampling point."""
 
-    index: Tensor  # (..., 4), y * width + x
+    pixel: Tensor  # (..., 4), y * width + x
     weight: Tensor  # (..., 4)
 
 

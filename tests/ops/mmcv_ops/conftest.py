@@ -8,7 +8,6 @@ import pytest
 from mmfocal.ops.mmcv_ops import torchvision_kernels
 from mmfocal.ops.mmcv_ops.extension import StandIn
 
-
 KINDS = ['pytorch'] + (['torchvision'] if torchvision_kernels.run_on('cpu') else [])
 
 

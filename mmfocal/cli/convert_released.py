@@ -33,5 +33,6 @@ def main(args: argparse.Namespace) -> None:
     with open_atomically(args.dst) as file:
         torch.save(dict(state_dict=state_dict, meta=dict(source=str(args.src))), file)
     print(
-        f'{args.dst}: {len(state_dict)} tensors from {kind}; left out: {len(ignored)} (classification head, index buffers)'
+        f'{args.dst}: {len(state_dict)} tensors from {kind}; '
+        f'left out: {len(ignored)} (classification head, index buffers)'
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmfocal.datasets.validation.categories import match_categories
 from mmfocal.datasets.validation.files import find_missing
-from mmfocal.datasets.validation.issues import Issue, quote_some, shorten
+from mmfocal.datasets.validation.issues import Issue, is_id, quote_some, shorten
 from mmfocal.datasets.validation.learnable import LearnableCounter
 from mmfocal.datasets.validation.masks import find_mask_problem, is_short
 from mmfocal.errors import DataError, MissingFileError
@@ -92,6 +92,7 @@ def validate_annotations(
     counter = LearnableCounter(categories, classes, images, name)
     annotations = []
     for index, annotation in entries.items():
+        counter.see(annotation['image_id'])
         found, annotation = _validate_annotation(
             annotation, index, name, categories, images, bad_images, masks, counter
         )
@@ -218,11 +219,6 @@ def read_flag(value: Any) -> int | None:
     if isinstance(value, (bool, int, float)) and value == value:
         return int(bool(value))
     return None
-
-
-def is_id(value: Any) -> bool:
-    """Returns whether a value can be an id: a number or a text."""
-    return isinstance(value, (int, str)) or isinstance(value, float) and math.isfinite(value)
 
 
 def is_box(bbox: Any, area: Any) -> bool:

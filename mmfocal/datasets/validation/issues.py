@@ -1,5 +1,6 @@
 """What an issue of a data set is, and how issues are counted, summarized and raised."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -69,3 +70,8 @@ def shorten(value: Any) -> str:
 def quote_some(values: Collection) -> str:
     """Returns the first values, as Python writes them, and how many more there are."""
     return join_some(map(shorten, sorted(values) if isinstance(values, set) else values))
+
+
+def is_id(value: Any) -> bool:
+    """Returns whether a value can be an id: a number or a text."""
+    return isinstance(value, (int, str)) or isinstance(value, float) and math.isfinite(value)

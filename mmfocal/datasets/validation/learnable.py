@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mmfocal.datasets.validation.issues import Issue, shorten
+from mmfocal.datasets.validation.issues import Issue, is_id, shorten
 
 
 class LearnableCounter:
@@ -26,6 +26,11 @@ class LearnableCounter:
         self.counts: dict[str, Counter] = {state: Counter() for state in ('learned', 'ignored', 'left out', 'invalid')}
         self.annotated: set = set()
 
+    def see(self, image_id: Any) -> None:
+        """Notes that an image has an annotation, valid or not."""
+        if is_id(image_id):
+            self.annotated.add(image_id)
+
     def add(self, annotation: dict, image: dict, bbox: Sequence[float] | None, state: str) -> None:
         """Counts one annotation.
 
@@ -35,7 +40,6 @@ class LearnableCounter:
             bbox: Its box, or None if it has no valid one.
             state: `learned`, `ignored` (crowds, and what is marked so), `left out` or `invalid`.
         """
-        self.annotated.add(image['id'])
         if annotation['category_id'] in self.class_of:
             self.counts[state][self.class_of[annotation['category_id']]] += 1
 

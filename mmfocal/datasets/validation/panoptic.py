@@ -6,13 +6,12 @@ from mmfocal.datasets.validation.annotations import (
     check_entries,
     find_format_issues,
     is_box,
-    is_id,
     read_flag,
     unknown_id_message,
     validate_images,
 )
 from mmfocal.datasets.validation.categories import find_kind_issues, match_categories
-from mmfocal.datasets.validation.issues import Issue, quote_some, shorten
+from mmfocal.datasets.validation.issues import Issue, is_id, quote_some, shorten
 from mmfocal.errors import ConfigError
 
 SEGMENT_FIELDS = {'id', 'category_id', 'bbox', 'area'}  # what MMDetection reads of each segment

@@ -45,8 +45,8 @@ def load_backbone_weights(
 ) -> None:
     """Loads a checkpoint into a backbone and logs what was done.
 
-    The file is a released Focal checkpoint, in PyTorch's or Paddle's form, one of ours (a backbone or a whole detector), or
-    a Swin Transformer's. The output norms, and stage 4's neighbour table, stay as initialised if the file lacks them.
+    The file is a released Focal checkpoint, in PyTorch's or Paddle's form, one of ours (a backbone's or a detector's),
+    or a Swin Transformer's. The output norms, and stage 4's neighbour table, stay as initialised where missing.
 
     Args:
         backbone: A `FocalTransformer`.
@@ -181,14 +181,10 @@ def _check(state_dict: Mapping[str, Tensor], target: Mapping[str, Tensor], new: 
     _check_shapes(state_dict, target, path)
     missing = next((name for name in target if name not in state_dict and name not in new), None)
     surplus = next((name for name in state_dict if name not in target), None)
-    if missing:
-        raise CheckpointError(
-            f'{path} does not fit this FocalTransformer: it lacks {missing}{_advice(missing, surplus, state_dict)}'
-        )
-    if surplus:
-        raise CheckpointError(
-            f'{path} does not fit this FocalTransformer: the model has no {surplus}{_advice(missing, surplus, state_dict)}'
-        )
+    if missing or surplus:
+        reason = f'it lacks {missing}' if missing else f'the model has no {surplus}'
+        advice = _advice(missing, surplus, state_dict)
+        raise CheckpointError(f'{path} does not fit this FocalTransformer: {reason}{advice}')
 
 
 def _check_shapes(state_dict: Mapping[str, Tensor], target: Mapping[str, Tensor], path: str) -> None:
@@ -206,7 +202,8 @@ def _check_shapes(state_dict: Mapping[str, Tensor], target: Mapping[str, Tensor]
                     'interpolate its tables'
                 )
             raise CheckpointError(
-                f'{path} does not fit this FocalTransformer: {name} is {found} in the file and {wanted} in the model{advice}'
+                f'{path} does not fit this FocalTransformer: {name} is {found} in the file and {wanted} in the model'
+                f'{advice}'
             )
 
 
@@ -229,4 +226,4 @@ def _advice(missing: str | None, surplus: str | None, state_dict: Mapping[str, T
 def _summary(names: list[str]) -> str:
     """Returns the names in brief: modules rather than their weights and biases, each once whatever its block."""
     modules = (re.sub(r'\.(weight|bias)$', '', name) for name in names)
-    return ', '.join(dict.fromkeys(re.sub(r'\bblocks\.\d+', 'blocks.*', name) for name in modules))
+    return ', '.join(dict.fromkeys(re.sub(r'\b(layers|blocks)\.\d+', r'\1.*', name) for name in modules))

@@ -19,7 +19,8 @@ def download(url: str) -> str:
     """Downloads a file into torch.hub's cache, once per machine, and returns its path.
 
     Args:
-        url: http or https. Eight or more digits of the SHA-256 before the extension, torch.hub's convention, are compared.
+        url: http or https. Eight or more digits of the SHA-256 before the extension, as torch.hub has them, are
+            compared.
 
     Raises:
         CheckpointError: In all processes, if the one that downloads fails.

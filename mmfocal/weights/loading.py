@@ -34,8 +34,8 @@ def load_checkpoint(path_or_url: str | Path, map_location: Any = 'cpu') -> dict[
         map_location: As for `torch.load`.
 
     Returns:
-        What was saved, without MMCV 1's `meta['config']`, a text that MMEngine would run on resuming. A safetensors file
-        gives `state_dict` and `meta`.
+        What was saved, without MMCV 1's `meta['config']`, a text that MMEngine would run on resuming. Of a safetensors
+        file, `state_dict` and `meta`.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -123,7 +123,7 @@ def load_from_storage(path: str, map_location: Any = None) -> Any:
     raise CheckpointError(f'{path}: this storage is not supported; copy the file to a disk and give its path')
 
 
-# Prefixes are regular expressions, as MMEngine matches them; the first that matches counts, and the empty one always does.
+# Prefixes are regular expressions, as for MMEngine. The first that matches counts; the empty one always does.
 _SCHEMES: tuple[tuple[tuple[str, ...], Callable[[str, Any], Any]], ...] = (
     (('http://', 'https://'), load_from_http),
     (('torchvision://', 'modelzoo://'), load_from_torchvision),

@@ -279,7 +279,13 @@ class _Machine:
         match target, state:
             case _Dtype(), (3, '<' | '|', None, None, None, -1, -1, 0):
                 target.complete = True
-            case _Array(data=None), (1, tuple(shape), _Dtype(complete=True, code=code), bool() | 0 | 1 as fortran, data):
+            case _Array(data=None), (
+                1,
+                tuple(shape),
+                _Dtype(complete=True, code=code),
+                bool() | 0 | 1 as fortran,
+                data,
+            ):
                 if not isinstance(data, (bytes, memoryview)):
                     raise TypeError('no bytes')
                 if len(shape) > 8 or not all(type(side) is int and 0 <= side < 2**63 for side in shape):

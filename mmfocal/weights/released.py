@@ -25,9 +25,9 @@ _PADDLE_LINEAR = re.compile(r'(\.(qkv|attn\.proj|fc1|fc2|pool_layers\.\d+)|^head
 def convert_released(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """Converts a released state dict to this project's names and to the paper's ring.
 
-    The released code gathers a window's ring from four shifted copies, so that some neighbours occur twice, each with its
-    own bias: 132 columns for 120 tokens at window 7. A key that occurs twice with biases a and b acts exactly as once with
-    log(e^a + e^b).
+    The released code gathers a window's ring from four shifted copies, so that some neighbours occur twice, each with
+    its own bias: 132 columns for 120 tokens at window 7. A key that occurs twice with biases a and b acts exactly as
+    one with log(e^a + e^b).
 
     Args:
         state_dict: The released file's `model`.
@@ -75,7 +75,7 @@ def convert_paddle_layout(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def _is_by_heads(table: Tensor) -> bool:
-    """Returns whether a relative table is (heads, (2·window_size − 1)²): such a square is odd, and larger than the heads."""
+    """Returns whether a table is (heads, (2·window_size − 1)²): such a square is odd, and larger than the heads."""
     sides = [round(length**0.5) for length in table.shape]
     squares = [side % 2 == 1 and side**2 == length for side, length in zip(sides, table.shape)]
     return squares[1] and (not squares[0] or table.shape[0] < table.shape[1])
@@ -88,7 +88,7 @@ def merge_neighbors(table: Tensor) -> Tensor:
         table: (1, heads, window_size², 4·(window_size² − (window_size − e)²)); 132 columns for window 7 and e = 3.
 
     Returns:
-        (heads, window_size², ring), ring = (window_size + 2e)² − window_size², row-major in the region around the window.
+        (heads, window_size², ring), ring = (window_size + 2e)² − window_size², row-major in the region around.
 
     Raises:
         ValueError: If the shape fits no window size and expansion e ≤ window_size / 2.

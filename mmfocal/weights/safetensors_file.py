@@ -48,11 +48,15 @@ def write_safetensors(path: str | Path, state_dict: Mapping[str, Tensor], meta: 
     Args:
         path: The file.
         state_dict: Names and tensors.
-        meta: `architecture`, `source`, `conversion` and others: texts, and `dataset_meta`, a dict that JSON can hold.
+        meta: `architecture`, `source`, `conversion` and others: texts, and `dataset_meta`, classes and
+            their palette.
 
     Raises:
         SavingError: If the file cannot be written.
     """
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value, default=lambda array: array.tolist())
+        for key, value in meta.items()
+    }
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
     write_atomically(path, safetensors.torch.save(tensors, dict(format='pt', **texts)))

@@ -202,5 +202,5 @@ def approximate_merging(norm_weight: Tensor, norm_bias: Tensor, reduction: Tenso
 
 
 def _from_unfold_order(value: Tensor) -> Tensor:
-    """Reorders merged channels, (…, 4C): from channel, row, column to column, row, channel, as `PatchMerging` has them."""
+    """Reorders merged channels, (…, 4C): from channel, row, column to `PatchMerging`'s column, row, channel."""
     return value.unflatten(-1, (-1, 2, 2)).movedim((-3, -2, -1), (-1, -2, -3)).flatten(-3)

@@ -80,7 +80,7 @@ def _check_zip(path: str) -> None:
 
 class _HistoryBuffer(HistoryBuffer):
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state['_log_history'], state['_count_history'], state['max_length'])
+        HistoryBuffer.__init__(self, state['_log_history'], state['_count_history'], state['max_length'])
         self.__class__ = HistoryBuffer
 
 
@@ -124,7 +124,7 @@ class _CfgNode:
         return OrderedDict()
 
 
-_ALLOWED: list[tuple[Any, str]] = [
+_ALLOWED: list[Callable | tuple[Callable, str]] = [
     (_CfgNode, 'yacs.config.CfgNode'),
     (_HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (_statistics_method, 'builtins.getattr'),

@@ -285,9 +285,10 @@ def test_a_page_instead_of_a_download_is_not_kept(tmp_path, server):
 
 def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
     torch.save(dict(a=torch.zeros(2**20)), tmp_path / 'x.pth')
-    with zipfile.ZipFile(tmp_path / 'x.pth') as plain, zipfile.ZipFile(
-        tmp_path / 'bomb.pth', 'w', zipfile.ZIP_DEFLATED
-    ) as bomb:
+    with (
+        zipfile.ZipFile(tmp_path / 'x.pth') as plain,
+        zipfile.ZipFile(tmp_path / 'bomb.pth', 'w', zipfile.ZIP_DEFLATED) as bomb,
+    ):
         for entry in plain.infolist():
             bomb.writestr(entry.filename, plain.read(entry))
     with pytest.raises(CheckpointError, match='bomb.pth: a compressed archive of 4[0-9]{6} bytes in [0-9]{4}, '):

@@ -42,6 +42,7 @@ class Mlp(nn.Module):
         """Returns whether chunks are faster, and nobody can tell them from calling the layers."""
         return (
             not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
             and type(x) is Tensor
             and x.numel() * self.expansion > CHUNK_VALUES
             and x.device.type == 'cpu'
@@ -82,7 +83,6 @@ def _calls_are_observed() -> bool:
     return (
         nn_module._has_any_global_hook()
         or torch.is_autocast_enabled('cpu')
-        or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_function_stack() > 0
         or torch._C._len_torch_dispatch_stack() > 0
@@ -138,8 +138,8 @@ class _ChunkedMlp(torch.autograd.Function):
     def backward(ctx, grad_out: Tensor) -> tuple[Tensor, ...]:
         x, hidden, weight1, bias1, weight2 = ctx.saved_tensors
         tokens, grads = x.reshape(-1, x.shape[-1]), grad_out.reshape(-1, grad_out.shape[-1])
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-            # gradients are differentiated again, or come in batches: no chunks, and `hidden` as a function of the inputs
+        if torch.is_grad_enabled() or torch._C._functorch.is_legacy_batchedtensor(grad_out):
+            # gradients are differentiated again (create_graph) or come in batches (is_grads_batched): no chunks
             hidden = F.linear(tokens, weight1, bias1)
             grad_hidden = torch.ops.aten.gelu_backward(grads @ weight2, hidden)
             return (

@@ -13,7 +13,7 @@ from mmfocal.errors import ConfigError
 from mmfocal.models.focal_attention import FocalAttention
 from mmfocal.models.mlp import Mlp
 from mmfocal.ops.focal_attention import BACKENDS, Layout
-from mmfocal.weights.released import load_backbone_weights
+from mmfocal.weights.backbone import load_backbone_weights
 
 PerStage = Sequence[int]
 UNSET = ('', 'unset')  # what a config says where the environment variable of its weights is not there

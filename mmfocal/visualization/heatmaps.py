@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import mmfocal.weights  # noqa: F401  makes MMEngine load checkpoints without running code
 from mmfocal.engine import read_config
-from mmfocal.engine.runner import check_fits
+from mmfocal.engine.checkpointer import check_compatible
 from mmfocal.errors import ConfigError, DataError, MissingFileError
 from mmfocal.models.reppoints_v2 import RepPointsV2Head
 
@@ -214,7 +214,7 @@ def _load_model(cfg, args):
             f'{args.config}: needs test_dataloader, for its pipeline, and model.train_cfg, which says how targets are made'
         )
     checkpoint = load_checkpoint(model, args.checkpoint, map_location='cpu', logger='silent')
-    check_fits(model, checkpoint, args.checkpoint)
+    check_compatible(model, checkpoint, args.checkpoint)
     return model.to(args.device).eval()
 
 

@@ -15,12 +15,12 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 
-import mmfocal.weights  # noqa: F401  its loaders take the place of MMEngine's
 from mmfocal.engine.checkpointer import Checkpointer, check_compatible
 from mmfocal.engine.fsdp import shard_model, shard_optimizer
 from mmfocal.engine.launchers import set_up_process_group
 from mmfocal.engine.workers import WorkerInit
 from mmfocal.errors import CheckpointError
+from mmfocal.weights import register_safe_loaders
 
 RESUMABLE_LOOPS = dict(EpochBasedTrainLoop='ResumableEpochLoop', IterBasedTrainLoop='ResumableIterLoop')
 
@@ -42,8 +42,15 @@ class FocalRunner(Runner):
         super().__init__(*args, **kwargs)
 
     def setup_env(self, env_cfg: dict) -> None:
+        register_safe_loaders()  # before anything of this runner reads a checkpoint
         set_up_process_group(self._launcher)
         super().setup_env(env_cfg)
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """As MMEngine's; None switches a hook off by its name, also one that MMEngine does not know."""
+        own = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+        hooks = {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in own}
+        super().register_default_hooks(hooks)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         if self.distributed and not torch.cuda.is_available():

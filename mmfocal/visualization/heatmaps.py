@@ -25,11 +25,11 @@ from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-import mmfocal.weights  # noqa: F401  makes MMEngine load checkpoints without running code
 from mmfocal.engine import read_config
 from mmfocal.engine.checkpointer import check_compatible
 from mmfocal.errors import ConfigError, DataError, MissingFileError
 from mmfocal.models.reppoints_v2 import RepPointsV2Head
+from mmfocal.weights import register_safe_loaders
 
 _COLOURS = colormaps['inferno'](np.linspace(0, 1, 256))
 _COLOURS[:, 3] = np.linspace(0, 1.7, 256).clip(max=0.85)  # the image shows through low values
@@ -213,6 +213,7 @@ def _load_model(cfg, args):
         raise ConfigError(
             f'{args.config}: needs test_dataloader, for its pipeline, and model.train_cfg, which says how targets are made'
         )
+    register_safe_loaders()
     checkpoint = load_checkpoint(model, args.checkpoint, map_location='cpu', logger='silent')
     check_compatible(model, checkpoint, args.checkpoint)
     return model.to(args.device).eval()

@@ -4,10 +4,10 @@ import re
 
 import torch
 from mmengine.logging import print_log
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmfocal.errors import CheckpointError
+from mmfocal.weights.safe_loading import load_checkpoint
 
 RELEASED_KEY = 'layers.0.blocks.0.attn.relative_position_bias_table'
 OUR_KEY = 'stages.0.blocks.0.attn.window_bias_table'
@@ -109,7 +109,7 @@ def load_backbone_weights(backbone: nn.Module, path: str) -> None:
     Raises:
         CheckpointError: If the file is of another model or size; the sentence names the first mismatch.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    checkpoint = load_checkpoint(path)
     state_dict, ignored, kind = backbone_state_dict(checkpoint, path)
     target = backbone.state_dict()
 

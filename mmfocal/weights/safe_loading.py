@@ -40,10 +40,20 @@ def load_checkpoint(path_or_url, map_location='cpu'):
         MissingFileError: There is no such file.
         CheckpointError: The file is damaged, is no checkpoint, asks for code, or cannot be downloaded.
     """
-    return CheckpointLoader.load_checkpoint(str(path_or_url), map_location)
+    name = str(path_or_url)
+    return _loader_of(name)(name, map_location)
 
 
-@CheckpointLoader.register_scheme(prefixes='', force=True)
+def register_safe_loaders() -> None:
+    """Replaces the loaders of all schemes of MMEngine's `CheckpointLoader`, for this process.
+
+    After it, `Runner`, `init_cfg` and `mmengine.runner.load_checkpoint` load without running code too. Calling it again
+    does nothing more.
+    """
+    for prefixes, loader in _SCHEMES:
+        CheckpointLoader.register_scheme(prefixes=prefixes, loader=loader, force=True)
+
+
 def load_from_local(path, map_location=None):
     """Loads a file; without `map_location` to the CPU, so that what was saved on a GPU loads anywhere."""
     path = os.path.expanduser(path)
@@ -84,7 +94,6 @@ def load_from_local(path, map_location=None):
     return checkpoint
 
 
-@CheckpointLoader.register_scheme(prefixes=('http://', 'https://'), force=True)
 def load_from_http(url, map_location=None):
     """Downloads a file into torch.hub's cache, once on each machine, and loads it from there."""
     name = os.path.basename(urlparse(url).path)
@@ -102,7 +111,6 @@ def load_from_http(url, map_location=None):
     return load_from_local(str(path), map_location)
 
 
-@CheckpointLoader.register_scheme(prefixes=('torchvision://', 'modelzoo://'), force=True)
 def load_from_torchvision(name, map_location=None):
     """Loads from the URL that torchvision has for a name."""
     try:
@@ -114,7 +122,6 @@ def load_from_torchvision(name, map_location=None):
     return load_from_http(_look_up(name, urls), map_location)
 
 
-@CheckpointLoader.register_scheme(prefixes=('open-mmlab://', 'openmmlab://'), force=True)
 def load_from_openmmlab(name, map_location=None):
     """Loads from the URL, or the file in MMEngine's home, that OpenMMLab's list has for a name."""
     scheme, model = name.split('://', 1)
@@ -125,17 +132,30 @@ def load_from_openmmlab(name, map_location=None):
     return load_from_local(os.path.join(mmengine_checkpoint._get_mmengine_home(), source), map_location)
 
 
-@CheckpointLoader.register_scheme(prefixes='mmcls://', force=True)
 def load_from_mmcls(name, map_location=None):
     """Loads a backbone from the URL that MMClassification's list has for a name."""
     checkpoint = load_from_http(_look_up(name, mmengine_checkpoint.get_mmcls_models()), map_location)
     return mmengine_checkpoint._process_mmcls_checkpoint(checkpoint)
 
 
-@CheckpointLoader.register_scheme(prefixes=('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), force=True)
 def load_from_storage(path, map_location=None):
     """Refuses OpenMMLab's internal storage services."""
     raise CheckpointError(f'{path}: this storage is not supported; copy the file to a disk and give its path')
+
+
+# Prefixes are regular expressions, as MMEngine matches them; the first that matches counts, the empty one always does.
+_SCHEMES = (
+    (('http://', 'https://'), load_from_http),
+    (('torchvision://', 'modelzoo://'), load_from_torchvision),
+    (('open-mmlab://', 'openmmlab://'), load_from_openmmlab),
+    (('mmcls://',), load_from_mmcls),
+    (('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), load_from_storage),
+    (('',), load_from_local),
+)
+
+
+def _loader_of(name):
+    return next(loader for prefixes, loader in _SCHEMES if any(re.match(prefix, name) for prefix in prefixes))
 
 
 def _look_up(name, urls):

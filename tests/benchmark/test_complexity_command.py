@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 
 from mmfocal.benchmark import complexity
+from mmfocal.cli import parse_args
 from mmfocal.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -35,8 +34,8 @@ model = dict(
 
 def run(monkeypatch, *args):
     """Runs tools/benchmark.py complexity in this process."""
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'complexity', *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools/benchmark.py'))['main']()
+    args = parse_args(['benchmark', 'complexity', *map(str, args)])
+    args.main(args)
 
 
 @pytest.fixture

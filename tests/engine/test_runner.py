@@ -65,17 +65,8 @@ def test_guards_have_names(config):
     assert hooks.check_classes.type.startswith('Check') and 'custom_hooks' not in cfg
 
 
-def test_a_guard_is_configured_and_switched_off_by_its_name(tmp_path):
-    data = torch.utils.data.DataLoader([dict(inputs=torch.ones(2))] * 8, batch_size=4)
-    hooks = dict(divergence=dict(type='DivergenceHook', skip=5), bad_data=None)
-    runner = FocalRunner(
-        Linear(),
-        tmp_path,
-        train_dataloader=data,
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        default_hooks={'bad_data': dict(type='BadDataHook'), **hooks} | dict(checkpoint=None),
-    )
-    runner.train()
-    (hook,) = [hook for hook in runner.hooks if type(hook).__name__ == 'DivergenceHook']
-    assert hook.skip == 5
+def test_a_guard_is_switched_off_by_its_name(tmp_path):
+    hooks = dict(divergence=dict(type='DivergenceHook', skip=5), bad_data=None, logger=None, checkpoint=None)
+    runner = FocalRunner(Linear(), tmp_path, default_hooks=hooks)
+    names = [type(hook).__name__ for hook in runner.hooks]
+    assert 'DivergenceHook' in names and not {'BadDataHook', 'LoggerHook', 'CheckpointHook'} & set(names)

@@ -20,7 +20,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from mmfocal.errors import CheckpointError, MissingFileError
-from mmfocal.weights import load_checkpoint
+from mmfocal.weights import load_checkpoint, register_safe_loaders
 
 
 class Call:
@@ -148,6 +148,7 @@ def server(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('scheme', ['http', 'torchvision', 'modelzoo', 'open-mmlab', 'openmmlab', 'mmcls', 'home'])
 def test_a_url_runs_no_code(tmp_path, monkeypatch, server, scheme):
+    register_safe_loaders()
     monkeypatch.setenv('MMENGINE_HOME', str(server.folder))  # OpenMMLab's names stand for URLs or files there
     base = '' if scheme == 'home' else f'{server.url}/'
     urls = {name: f'{base}{name}.pth' for name in ('honest', 'bomb')}
@@ -167,7 +168,23 @@ def test_a_url_runs_no_code(tmp_path, monkeypatch, server, scheme):
     assert marker.exists()
 
 
+IMPORT_ONLY = """
+from mmengine.runner import CheckpointLoader
+before = dict(CheckpointLoader._schemes)
+import mmfocal.engine, mmfocal.models, mmfocal.weights
+assert CheckpointLoader._schemes == before
+mmfocal.weights.register_safe_loaders()
+assert all(loader.__module__.startswith('mmfocal.') for loader in CheckpointLoader._schemes.values())
+"""
+
+
+def test_mmengine_loads_safely_after_a_call_not_after_an_import():
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
+    subprocess.run([sys.executable, '-c', IMPORT_ONLY], env=environment, check=True)
+
+
 def test_no_scheme_is_left_to_mmengine():
+    register_safe_loaders()
     assert len(CheckpointLoader._schemes) >= 11
     assert all(loader.__module__.startswith('mmfocal.') for loader in CheckpointLoader._schemes.values())
     for path in ('pavi://x.pth', 's3://x.pth', 'cluster:s3://x.pth', 'petrel://x.pth', 'mmcls://no_such'):

@@ -12,7 +12,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmfocal.weights import load_checkpoint
+from mmfocal.weights import load_checkpoint, register_safe_loaders
 
 
 class Numbers(Dataset):
@@ -36,6 +36,7 @@ class Model(BaseModel):
 
 def train(work_dir, max_epochs, **kwargs):
     """A Runner with what this project's configs use, after training and saving."""
+    register_safe_loaders()
     runner = Runner(
         Model(),
         str(work_dir),

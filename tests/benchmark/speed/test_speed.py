@@ -1,6 +1,5 @@
 """`tools/benchmark.py speed`: nothing here depends on how long anything takes."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from mmfocal.benchmark.speed import command as speed
 from mmfocal.benchmark.speed import report as speed_report
 from mmfocal.benchmark.speed import targets
 from mmfocal.benchmark.speed.contenders import BACKBONES, OPERATORS, Case, Contender, operator_work
+from mmfocal.cli import parse_args
 from mmfocal.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -24,13 +24,10 @@ TINY = Case('backbone', 'train', 64, 64, arch='nano')
 
 def benchmark(monkeypatch, *args):
     """Runs tools/benchmark.py in this process."""
-    spec = importlib.util.spec_from_file_location('benchmark', ROOT / 'tools/benchmark.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, args)])
+    args = parse_args(['benchmark', *map(str, args)])
     threads = torch.get_num_threads()
     try:
-        module.main()
+        args.main(args)
     finally:
         torch.set_num_threads(threads)
 

@@ -417,9 +417,12 @@ def check_compatible(model: nn.Module, checkpoint: dict, filename: str) -> None:
     weights = {name.removeprefix('module.'): value for name, value in weights.items()}
     for name, value in model.state_dict().items():
         if name not in weights:
-            raise CheckpointError(f'{filename}: not a checkpoint of this model, {name} is missing; use its own config')
+            raise CheckpointError(f'{filename}: does not fit the model, {name} is missing; {_ADVICE}')
         if weights[name].shape != value.shape:
             raise CheckpointError(
-                f'{filename}: not a checkpoint of this model, {name} is {tuple(weights[name].shape)} in the file and '
-                f'{tuple(value.shape)} in the model; use its own config'
+                f'{filename}: does not fit the model, {name} is {tuple(weights[name].shape)} in the file and '
+                f'{tuple(value.shape)} in the model; {_ADVICE}'
             )
+
+
+_ADVICE = 'use the config that it was trained with'

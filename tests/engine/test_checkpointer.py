@@ -72,7 +72,8 @@ def test_what_a_failed_checkpoint_would_replace_is_there(tmp_path):
     disk = FullDisk(begin=6, end=99)
     try:
         with pytest.raises(
-            SavingError, match='training has finished, but its last checkpoint is missing: .*epoch_3.pth cannot be saved'
+            SavingError,
+            match='training has finished, but its last checkpoint is missing: .*epoch_3.pth cannot be saved',
         ):
             train(tmp_path, hooks=disk.hooks, ballast=1, checkpoint=dict(max_keep_ckpts=1))
     finally:

@@ -56,7 +56,9 @@ def test_the_fsdp_base_goes_with_any_config(tmp_path, monkeypatch):
     assert cfg.fsdp_units == ['FocalBlock'] and cfg.model.backbone.arch == 'large'
 
 
-@pytest.mark.parametrize('config', ['atss_focal_nano_shapes', 'mask2former_panoptic_r50_50e', 'upernet_focal_nano_shapes'])
+@pytest.mark.parametrize(
+    'config', ['atss_focal_nano_shapes', 'mask2former_panoptic_r50_50e', 'upernet_focal_nano_shapes']
+)
 def test_guards_have_names(config):
     cfg = read_config(CONFIGS / f'{config}.py', {'default_hooks.divergence.skip': 5})
     hooks = cfg.default_hooks

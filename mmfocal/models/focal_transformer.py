@@ -12,7 +12,7 @@ from mmfocal.errors import ConfigError
 from mmfocal.models.mlp import Mlp, in_steps, pays_in_steps
 from mmfocal.ops.focal_attention import BACKENDS, Layout, focal_attention_qkvpacked, relative_index
 from mmfocal.ops.focal_attention.functional import check_layout
-from mmfocal.weights.released import load_backbone_weights
+from mmfocal.weights.backbone import load_backbone_weights
 
 
 @MODELS.register_module()

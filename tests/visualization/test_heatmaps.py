@@ -226,7 +226,7 @@ train_dataloader = dict(dataset=dict(
         (dict(config=ROOT / 'configs/atss_focal_nano_shapes.py'), 'model.bbox_head is no RepPointsV2Head'),
         (dict(config='absent.py'), 'absent.py: no such config'),
         (dict(checkpoint='absent.pth'), 'absent.pth: there is no such checkpoint file'),
-        (dict(checkpoint='text.jpg'), 'text.jpg is truncated or not a checkpoint'),
+        (dict(checkpoint='text.jpg'), 'text.jpg: truncated or not a checkpoint'),
         (dict(checkpoint='other.pth'), 'other.pth is of another model than the config: it lacks backbone'),
         (['white.png', '--levels', '0', '3'], 'has levels 0 to 2, got 0 3'),
         (['white.png', '--levels', '-1'], 'has levels 0 to 2, got -1'),

@@ -265,7 +265,7 @@ def read_scalars(folder: Path, notes: list[str]) -> list[dict]:
 
 
 def split(records: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Splits records into those of training, with the numbers in use, and validations by our names with their `step`."""
+    """Splits records into those of training, with the numbers in use, and validations with our names."""
     train, val = [], []
     for record in records:
         metrics, step = as_metrics(record), number(record.get('step'))

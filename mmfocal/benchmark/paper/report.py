@@ -60,8 +60,8 @@ def make_report(folder: str, configs: Path, tables: list[str] | None = None) -> 
         tables: Of the paper; None for those that the runs belong to, Table 5 if there are none.
 
     Returns:
-        `tables`, the paper's with our figures; `shapes`, the same methods on the generated shapes; `others`, runs that are
-        in neither or differ from the paper's, with the reasons; `runs`; `notes` on damaged files.
+        `tables`, the paper's with our figures; `shapes`, the same methods on the generated shapes; `others`, runs that
+        are in neither or differ from the paper's, with the reasons; `runs`; `notes` on damaged files.
 
     Raises:
         ConfigError: If there is no such table.

@@ -194,7 +194,8 @@ def test_hostile_files(tmp_path, monkeypatch):
 
 def test_config_dumps_are_not_executed():
     settings = literals(
-        'a = dict(b=[1, (2, -3.5)], c={"d": None})\ne = dict(f=print(1))\ng = open("x")\nh = dict(*a)\nimport os\ni: int = 1'
+        'a = dict(b=[1, (2, -3.5)], c={"d": None})\n'
+        'e = dict(f=print(1))\ng = open("x")\nh = dict(*a)\nimport os\ni: int = 1'
     )
     assert settings == dict(a=dict(b=[1, [2, -3.5]], c=dict(d=None)))
 

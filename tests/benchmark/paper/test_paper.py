@@ -99,7 +99,10 @@ def test_parameters(row, monkeypatch):
 
 @pytest.mark.parametrize('row', paper_rows('segmentation'), ids=lambda row: row['config'])
 def test_flops_of_segmentors(row):
-    """Within 8 % of the README's, except for Focal-B, 1207 of 1354 G; Focal-L's are taken as of 3200×640 pixels."""
+    """Within 8 % of the README's, except for Focal-B, 1207 of 1354 G.
+
+    Focal-L's are compared as of 3200×640 pixels; docs/benchmark/complexity.md says why.
+    """
     expected = row['flops_g'] * (2560 / 3200 if row['backbone'] == 'Focal-Large' else 1)
     assert METADATA[row['config']]['FLOPs'] / 1e9 == pytest.approx(
         expected, rel=0.11 if row['backbone'] == 'Focal-Base' else 0.08

@@ -21,7 +21,8 @@ from mmfocal.errors import ConfigError
 CONFIGS = Path(__file__).parents[3] / 'configs'
 DATE = '20260101_000000'
 LOG = (
-    'System environment:\n    CUDA available: True\n    GPU 0,1: NVIDIA H200\nRuntime environment:\n    GPU number: 8\n-----\n'
+    'System environment:\n    CUDA available: True\n    GPU 0,1: NVIDIA H200\n'
+    'Runtime environment:\n    GPU number: 8\n-----\n'
     'Epoch(val) [36][625/625]  x\n'
 )
 

@@ -146,8 +146,8 @@ def test_dry_run_prints_commands_for_a_shell(project, capsys):
     run.main(arguments(project, '--only', 'atss,r50', '--dry-run', '--cfg-options', 'a=[1, 2]'))
     train, test = capsys.readouterr().out.splitlines()
     assert train == (
-        f'{sys.executable} {project}/tools/train.py {project}/configs/atss_r50_3x.py --work-dir {project}/work/atss_r50_3x '
-        "--auto-scale-lr --cfg-options 'a=[1, 2]'"
+        f'{sys.executable} {project}/tools/train.py {project}/configs/atss_r50_3x.py '
+        f"--work-dir {project}/work/atss_r50_3x --auto-scale-lr --cfg-options 'a=[1, 2]'"
     )
     assert not (project / 'work').exists()
     (project / 'work/atss_r50_3x').mkdir(parents=True)
@@ -224,7 +224,8 @@ def test_every_table_has_its_configs(table, count):
     'text, expected',
     [
         (
-            'Traceback\n[rank1]: RuntimeError: boom\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: x\n',
+            'Traceback\n[rank1]: RuntimeError: boom\n'
+            'torch.distributed.elastic.multiprocessing.errors.ChildFailedError: x\n',
             'RuntimeError: boom',
         ),
         (

@@ -227,7 +227,7 @@ train_dataloader = dict(dataset=dict(
         (dict(config='absent.py'), 'absent.py: no such config'),
         (dict(checkpoint='absent.pth'), 'absent.pth: there is no such checkpoint file'),
         (dict(checkpoint='text.jpg'), 'text.jpg: truncated or not a checkpoint'),
-        (dict(checkpoint='other.pth'), 'other.pth is of another model than the config: it lacks backbone'),
+        (dict(checkpoint='other.pth'), 'other.pth: does not fit the model, backbone'),
         (['white.png', '--levels', '0', '3'], 'has levels 0 to 2, got 0 3'),
         (['white.png', '--levels', '-1'], 'has levels 0 to 2, got -1'),
         (['white.png', '--out', 'text.jpg/new/a.png'], '--out: text.jpg/new/a.png cannot be written ('),

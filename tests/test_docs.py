@@ -97,7 +97,7 @@ def test_python_compiles(path):
         compile(block, str(path), 'exec')
 
 
-@pytest.mark.parametrize('name', ['README.md', 'docs/models/focal_transformer.md'])
+@pytest.mark.parametrize('name', ['README.md', 'docs/models/focal_transformer.md', 'docs/operator/api.md'])
 def test_python_runs(name):
     variables = {}
     exec(blocks(ROOT / name, 'python')[0], variables)

@@ -120,8 +120,8 @@ class Training:
         while not until():
             if process.poll() is not None:
                 raise UserError(
-                    f'{self.work_dir}: training ended with code {process.returncode} before the kill; raise --epochs if '
-                    f'it finished:\n{self.output()[-2000:]}'
+                    f'{self.work_dir}: training ended with code {process.returncode} before the kill; raise --epochs '
+                    f'if it finished:\n{self.output()[-2000:]}'
                 )
             time.sleep(pause)
 

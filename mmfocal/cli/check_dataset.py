@@ -17,6 +17,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import ProgressBar
 
 from mmfocal.cli.arguments import add_config
+from mmfocal.cli.guards import add_guards
 from mmfocal.errors import ConfigError
 
 MOST = 20  # sentences of one kind, unless a JSON file takes all
@@ -93,6 +94,7 @@ def main(args: argparse.Namespace) -> None:
 
     sys.stdout.reconfigure(errors='backslashreplace')  # for names that are no text
     cfg = read_config(args.config, args.cfg_options)
+    add_guards(cfg)
     init_default_scope(cfg.default_scope)
     start, seen, faults, files = time.time(), [], [], 0
     for split in args.split:

@@ -63,6 +63,7 @@ COMMANDS = {
             'released': Command(
                 "a released Focal Transformer checkpoint, PyTorch's or Paddle's", 'mmfocal.cli.convert_released'
             ),
+            'swin': Command('a Swin Transformer checkpoint, as a start for Focal', 'mmfocal.cli.convert_swin'),
             'format': Command('a checkpoint between .pth and .safetensors', 'mmfocal.cli.convert_format'),
         },
     ),

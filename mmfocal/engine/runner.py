@@ -21,6 +21,7 @@ from torch.distributed.fsdp import FSDPModule
 from mmfocal.engine.fsdp import shard_model, shard_optimizer
 from mmfocal.engine.saving import RESUME_FILE, WholeFilesBackend, newest_whole_checkpoint
 from mmfocal.errors import CheckpointError, ConfigError, SavingError
+from mmfocal.ops import mmcv_ops
 from mmfocal.weights import register_safe_loaders
 
 RESUMABLE_LOOPS = dict(EpochBasedTrainLoop='ResumableEpochLoop', IterBasedTrainLoop='ResumableIterLoop')
@@ -53,6 +54,11 @@ class FocalRunner(Runner):
             if self._launcher in ('pytorch', 'slurm'):
                 distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
+
+    def _log_env(self, env_cfg: dict) -> None:
+        super()._log_env(env_cfg)
+        if operators := mmcv_ops.describe():
+            self.logger.info(operators)
 
     def wrap_model(self, model_wrapper_cfg: dict, model: nn.Module) -> nn.Module:
         if self.distributed and not torch.cuda.is_available():

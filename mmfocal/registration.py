@@ -4,12 +4,13 @@ from importlib.util import find_spec
 
 from mmfocal import engine, models  # noqa: F401
 from mmfocal.engine.config_paths import register_config_prefix
-from mmfocal.models import flop_handles  # noqa: F401
+from mmfocal.models.flop_handles import register_flop_handles
 from mmfocal.ops import mmcv_ops
 from mmfocal.weights import register_safe_loaders
 
 register_safe_loaders()
 register_config_prefix()
+register_flop_handles()
 if find_spec('mmcv'):
     mmcv_ops.install()  # before MMDetection and MMSegmentation import mmcv.ops
 if find_spec('mmdet'):

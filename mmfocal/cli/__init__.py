@@ -59,7 +59,12 @@ COMMANDS = {
     ),
     'convert': Command(
         'convert weights',
-        commands={'released': Command('a released Focal Transformer checkpoint', 'mmfocal.cli.convert_released')},
+        commands={
+            'released': Command(
+                "a released Focal Transformer checkpoint, PyTorch's or Paddle's", 'mmfocal.cli.convert_released'
+            ),
+            'format': Command('a checkpoint between .pth and .safetensors', 'mmfocal.cli.convert_format'),
+        },
     ),
     'make-shapes': Command('make the shapes data set, in the layout of COCO 2017', 'mmfocal.cli.make_shapes'),
     'demo': Command('train a small detector on shapes in minutes, on a CPU', 'mmfocal.cli.demo'),

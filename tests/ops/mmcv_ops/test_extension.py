@@ -149,13 +149,14 @@ def test_compiled_operators_with_cuda_stay(compiled_for_the_cpu):
 @pytest.fixture
 def torchvision(monkeypatch):
     """Answers of a torchvision that is there or not; operators are looked for anew."""
-    torchvision_kernels._run_on.cache_clear()
+    cached = torchvision_kernels._run_on
+    cached.cache_clear()
     monkeypatch.setattr(torchvision_kernels, 'failures', {})
     monkeypatch.setattr(torchvision_kernels, 'enabled', True)
     fake = ModuleType('torchvision')
     fake.__version__ = '0.99'
     yield lambda module=fake: monkeypatch.setitem(sys.modules, 'torchvision', module)
-    torchvision_kernels._run_on.cache_clear()
+    cached.cache_clear()
 
 
 def test_torchvision_whose_operators_do_not_run(torchvision, monkeypatch):

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mmfocal.ops.focal_attention.geometry import Layout, cached_per_shape, get_geometry, own_tokens_first
 
-# Keys and values of a chunk fit a processor's last cache, logits of a tile its second; an accelerator wants to be
-# filled HUNK_BYTES = {'cpu': 2**22, 'accelerator': 2**28}
+# Keys and values of a chunk fit a processor's last cache, logits of a tile its second; an accelerator wants to be busy
+_CHUNK_BYTES = {'cpu': 2**22, 'accelerator': 2**28}
 _TILE_BYTES = {'cpu': 2**21, 'accelerator': 2**28}
 
 SAVES_LSE = False
@@ -217,7 +217,7 @@ class _Workspace:
 def _attention_weights(
     queries: Tensor, keys: Tensor, bias: Tensor, masks: list[Tensor], workspace: _Workspace
 ) -> Tensor:
-    """Returns attention weights (n·heads, t, keys) of queries (n·heads, t, head_dim), keys (n·heads, keys, head_dim)."""
+    """Returns the weights (n·heads, t, keys) of queries (n·heads, t, head_dim) and keys (n·heads, keys, head_dim)."""
     logits = workspace('logits', *queries.shape[:2], keys.shape[1])
     torch.baddbmm(logits, queries, keys.transpose(1, 2), beta=0, alpha=queries.shape[-1] ** -0.5, out=logits)
     by_window = logits.view(-1, len(bias), *logits.shape[1:])  # zeros in place of a bias have one head for all
@@ -228,7 +228,7 @@ def _attention_weights(
 
 
 def _region_of(layout: Layout, level: int) -> tuple[int, int, int]:
-    """Returns a window's stride, what its region has before it, and the region's side, in tokens of a level (0: fine)."""
+    """Returns the stride of windows, the margin before a window, and the side of its region, in tokens of a level."""
     if level == 0:
         return layout.window_size, layout.expand_size, layout.window_size + 2 * layout.expand_size
     return 2 ** (level - 1), layout.focal_window // 2, layout.region(level - 1)

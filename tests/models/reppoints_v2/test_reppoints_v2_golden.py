@@ -4,8 +4,8 @@ To keep tests/data/reppoints_v2_*.npz small, raw outputs of maps of more than 20
 column of the released ones, foreground is where its weights are positive, and scores are without their column of
 zeros. The rest is whole, and all is float32 as it was.
 
-The head runs in float64 here, so that no result depends on the instructions of a CPU: in float32, ties of scores and kinks
-of ReLU and of the losses fall one way with AVX-512 and another with AVX2.
+The head runs in float64 here, so that no result depends on the instructions of a CPU: in float32, ties of scores and
+kinks of ReLU and of the losses fall one way with AVX-512 and another with AVX2.
 """
 
 import json

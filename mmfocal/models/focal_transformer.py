@@ -16,6 +16,7 @@ from mmfocal.ops.focal_attention import BACKENDS, Layout
 from mmfocal.weights.backbone import load_backbone_weights
 
 PerStage = Sequence[int]
+LOADING_OPTIONS = ('interpolate', 'new_bias')
 UNSET = ('', 'unset')  # what a config says where the environment variable of its weights is not there
 
 
@@ -45,14 +46,17 @@ class FocalTransformer(BaseModule):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Defaults to 0.2.
         conv_embed: Whether stem (7×7) and downsampling (3×3) are overlapping convolutions. Defaults to False.
         layer_scale: Initial value of a block's two per-channel gains; None for no gains. Defaults to None.
+        downsample: What halves the map between two stages: 'conv', a convolution, or 'merge', Swin's merging of patches
+            (not with conv_embed or pre_norm), with which Swin's weights fit exactly. Defaults to 'conv'.
         pre_norm: Whether a GroupNorm(1, C) precedes the convolution of a downsampling. Defaults to False.
         out_indices: The stages, 0 to 3, whose maps are returned, each after a LayerNorm. Defaults to (0, 1, 2, 3).
         frozen_stages: −1: none; 0: the stem is frozen; i: stages up to the i-th as well. Defaults to −1.
         with_cp: Whether blocks are recomputed in backward, to save memory. Defaults to False.
         attention_backend: 'auto', or a backend of `mmfocal.ops.focal_attention`. Defaults to 'auto'.
-        init_cfg: dict(type='Pretrained', checkpoint=FILE_OR_URL) loads a released Focal checkpoint or one of ours;
-            checkpoint='none' trains from scratch. A list may name other initializers of MMEngine too.
-            Defaults to None.
+        init_cfg: dict(type='Pretrained', checkpoint=FILE_OR_URL) loads a released Focal checkpoint, one of ours, or a
+            Swin Transformer's as a start; checkpoint='none' trains from scratch. `interpolate=True` interpolates tables
+            of another window size; `new_bias` is the initial bias of the keys that Swin does not have. A list may name
+            other initializers of MMEngine too. Defaults to None.
 
     Raises:
         ConfigError: If an argument cannot work.
@@ -85,6 +89,7 @@ class FocalTransformer(BaseModule):
         drop_path_rate: float = 0.2,
         conv_embed: bool = False,
         layer_scale: float | None = None,
+        downsample: str = 'conv',
         pre_norm: bool = False,
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
@@ -97,6 +102,9 @@ class FocalTransformer(BaseModule):
         layouts = _make_layouts(window_size, expand_sizes, focal_levels, focal_windows, border)
         out_indices = _parse_out_indices(out_indices)
         _check_choice('focal_pool', focal_pool, ('fc', 'mean'))
+        _check_choice('downsample', downsample, ('conv', 'merge'))
+        if downsample == 'merge' and (conv_embed or pre_norm):
+            raise ConfigError("FocalTransformer: downsample='merge' excludes conv_embed and pre_norm; drop them")
         _check_choice('attention_backend', attention_backend, ('auto', *BACKENDS))
         _check_choice('frozen_stages', frozen_stages, range(-1, 5))
         for name, rate in dict(
@@ -135,10 +143,12 @@ class FocalTransformer(BaseModule):
                 )
                 for j in range(depths[i])
             ]
-            downsample = None
-            if i < 3:
-                downsample = PatchEmbed(dims[i], dims[i + 1], kernel_sizes[1], 2, paddings[1], pre_norm)
-            self.stages.append(FocalStage(blocks, downsample, with_cp))
+            down: nn.Module | None = None
+            if i < 3 and downsample == 'merge':
+                down = PatchMerging(dims[i], dims[i + 1])
+            elif i < 3:
+                down = PatchEmbed(dims[i], dims[i + 1], kernel_sizes[1], 2, paddings[1], pre_norm)
+            self.stages.append(FocalStage(blocks, down, with_cp))
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(dims[i]))
         self._freeze()
@@ -199,7 +209,7 @@ class FocalTransformer(BaseModule):
             super().init_weights()
             self.init_cfg = init_cfg
         if checkpoint != 'none':
-            options = {name: pretrained[name] for name in ('interpolate', 'new_bias') if name in pretrained}
+            options = {name: pretrained[name] for name in LOADING_OPTIONS if name in pretrained}
             load_backbone_weights(self, checkpoint, **options)
         self.is_init = True
 
@@ -264,6 +274,27 @@ class PatchEmbed(nn.Module):
         else:
             x = _pad_to(x, *(max(side, self.kernel_size - 2 * self.padding) for side in x.shape[2:]))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """Swin's downsampling: a LayerNorm and a linear layer on each 2×2 tokens, https://arxiv.org/abs/2103.14030.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * in_channels)
+        self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
+        nn.init.trunc_normal_(self.reduction.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, in_channels) → (B, ⌈H/2⌉, ⌈W/2⌉, out_channels); zeros at the bottom and right make sides even."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, h, row, w, column, C)
+        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
 
 
 class FocalStage(nn.Module):
@@ -419,9 +450,11 @@ def _split_init_cfg(init_cfg: dict | Sequence[dict] | None) -> tuple[dict | None
         return None, cfgs
     if len(pretrained) > 1:
         raise ConfigError('FocalTransformer: init_cfg names two checkpoints; keep one')
-    unknown = set(pretrained[0]) - {'type', 'checkpoint', 'prefix', 'map_location', 'interpolate', 'new_bias'}
+    unknown = set(pretrained[0]) - {'type', 'checkpoint', 'prefix', 'map_location', *LOADING_OPTIONS}
     if unknown:
-        raise ConfigError(f'FocalTransformer: init_cfg has an unknown key {min(unknown)!r}; remove it')
+        raise ConfigError(
+            f'FocalTransformer: init_cfg has no option {min(unknown)}; there are {", ".join(LOADING_OPTIONS)}'
+        )
     if pretrained[0].get('prefix', 'backbone.').rstrip('.') != 'backbone':
         raise ConfigError("FocalTransformer: init_cfg: the only prefix is 'backbone.', found by itself; remove prefix")
     checkpoint = str(pretrained[0].get('checkpoint') or '')

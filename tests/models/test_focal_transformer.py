@@ -338,7 +338,7 @@ def test_spellings_of_init_cfg(kind, as_list, others, checkpoint):
     [
         ('backbone.pth', 'init_cfg must be a dict or a list of dicts'),
         ([dict(type='Pretrained', checkpoint=file) for file in 'ab'], 'init_cfg names two checkpoints; keep one'),
-        (dict(type='Pretrained', checkpoint='a', file='b'), "init_cfg has an unknown key 'file'; remove it"),
+        (dict(type='Pretrained', checkpoint='a', file='b'), 'init_cfg has no option file; there are '),
         (dict(type='Pretrained', checkpoint='a', prefix='neck.'), "the only prefix is 'backbone.'"),
     ],
 )

@@ -290,7 +290,9 @@ lines on top of one of these: [Your own data](../docs/get_started/your_data.md).
 Schedules: `1x` is 12 epochs, `3x` 36, `50e` 50; `80k` and `160k` are iterations. The batch is 16 unless the config says
 otherwise. Focal configs need the backbone's weights: `FOCAL_TINY=FILE`, or `FOCAL_TINY=none` to train from scratch
 ([Weights](../docs/models/weights.md)). Those of `focal_tiny_swin_init` download Swin's and need none; those of
-`focal_tiny_conv`, with convolutional embedding, read `FOCAL_TINY_CONV`. The [Zoo](../docs/models/zoo.md) has parameters, FLOPs and AP.
+`focal_tiny_conv`, with convolutional embedding, read `FOCAL_TINY_CONV`.
+
+The [Zoo](../docs/models/zoo.md) has parameters, FLOPs and AP.
 """
     names = {}
     for model in metafile['Models']:

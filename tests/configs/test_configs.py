@@ -36,7 +36,6 @@ REPRESENTATIVES = [
     'atss_focal_tiny_swin_init_1x',
     'cascade_mask_rcnn_r50_3x',
     'dino_focal_tiny_1x',
-    'mask_rcnn_focal_tiny_conv_1x',
     'mask_rcnn_swin_tiny_3x',
     'reppointsv2_focal_tiny_3x',
     'retinanet_pvt_small_1x',

@@ -1,5 +1,5 @@
-# Focal-T that starts from Swin-T's ImageNet-1K weights, which are downloaded: patches are merged and windows shifted as in
-# Swin; the ring and the pooled tokens start so that Swin's function is about kept (docs/models/weights.md).
+# Focal-T that starts from Swin-T's ImageNet-1K weights, which are downloaded. Patches are merged and windows shifted as
+# in Swin; the ring and the pooled tokens start so that Swin's function is about kept (docs/models/weights.md).
 _base_ = 'focal_tiny.py'
 
 backbone = dict(

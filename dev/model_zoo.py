@@ -205,10 +205,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def make_zoo(metafile: dict) -> str:
     """Returns docs/models/zoo.md: a table per method with figures of the paper and of this project."""
-    absent = [row for row in paper_rows() if not row['config']]
-    tables, backbones, methods = (
-        ', '.join(sorted({str(row[key]) for row in absent})) for key in ('table', 'backbone', 'method')
-    )
     shapes = [model for model in metafile['Models'] if model['Metadata']['Training Data'] == DATA['shapes']]
     text = f"""\
 # Zoo
@@ -226,9 +222,13 @@ weights are released.
   with the configs here.
 - **mmfocal** is what was measured with the config as it is, in percent. A table in which nothing has been measured
   does not have the column.
-
-Tables {tables} also have {backbones} ({methods}), which have no config since no library has ViL.
 """
+    absent = [row for row in paper_rows() if not row['config']]
+    if absent:
+        tables, backbones, methods = (
+            ', '.join(sorted({str(row[key]) for row in absent})) for key in ('table', 'backbone', 'method')
+        )
+        text += f'\nNo config: {backbones} ({methods}) of Tables {tables}, since no library has these backbones.\n'
     for collection in metafile['Collections']:
         models = [
             model

@@ -77,6 +77,8 @@ TASKS = {  # headings of the index
 }
 STARTS = {  # what a newcomer wants, and the configs to start with
     'try mmfocal on a CPU (`make demo`)': ('atss_focal_nano_shapes',),
+    'detect objects, from weights that are downloaded': ('atss_focal_tiny_swin_init_1x',),
+    'segment instances, likewise': ('mask_rcnn_focal_tiny_swin_init_1x',),
     'detect objects': ('atss_focal_tiny_3x', 'retinanet_focal_tiny_1x'),
     'segment instances': ('mask_rcnn_focal_tiny_1x', 'cascade_mask_rcnn_focal_tiny_3x'),
     'segment semantically': ('semantic_fpn_focal_tiny_80k_ade20k', 'upernet_focal_tiny_160k_ade20k'),
@@ -287,7 +289,10 @@ lines on top of one of these: [Your own data](../docs/get_started/your_data.md).
 
 Schedules: `1x` is 12 epochs, `3x` 36, `50e` 50; `80k` and `160k` are iterations. The batch is 16 unless the config says
 otherwise. Focal configs need the backbone's weights: `FOCAL_TINY=FILE`, or `FOCAL_TINY=none` to train from scratch
-([Weights](../docs/models/weights.md)). The [Zoo](../docs/models/zoo.md) has parameters, FLOPs and AP.
+([Weights](../docs/models/weights.md)). Those of `focal_tiny_swin_init` download Swin's and need none; those of
+`focal_tiny_conv`, with convolutional embedding, read `FOCAL_TINY_CONV`.
+
+The [Zoo](../docs/models/zoo.md) has parameters, FLOPs and AP.
 """
     names = {}
     for model in metafile['Models']:

@@ -1,4 +1,4 @@
-"""RepPoints V2 (https://arxiv.org/abs/2007.08508), which MMDetection 3 lacks; importing it registers it."""
+"""RepPoints V2 (https://arxiv.org/abs/2007.08508), which MMDetection 3 does not have."""
 
 from mmfocal.ops import mmcv_ops
 

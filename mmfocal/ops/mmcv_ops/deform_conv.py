@@ -313,7 +313,7 @@ def gradients(
 
 
 def without_nan(offset: Tensor) -> Tensor:
-    """Returns offsets that point outside the map instead of being NaN, for torchvision: MMCV's operators read 0 there."""
+    """Returns offsets that point outside the map instead of being NaN, where MMCV's operators read 0."""
     return offset.nan_to_num(nan=-1e4, posinf=torch.inf, neginf=-torch.inf)
 
 

@@ -1,4 +1,4 @@
-"""Registers what configs name, as far as the installed libraries allow; `custom_imports` of configs name this module."""
+"""Registers what configs name, as far as the installed libraries allow; configs list it in `custom_imports`."""
 
 from importlib.util import find_spec
 

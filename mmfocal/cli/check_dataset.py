@@ -17,6 +17,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import ProgressBar
 
 from mmfocal.cli.arguments import add_config
+from mmfocal.cli.guards import add_guards
 from mmfocal.errors import ConfigError
 
 MAX_MESSAGES = 20  # of one kind in the terminal; a JSON file takes all
@@ -59,6 +60,7 @@ def main(args: argparse.Namespace) -> None:
 
     sys.stdout.reconfigure(errors='backslashreplace')  # for names that are not valid text
     cfg = read_config(args.config, args.cfg_options)
+    add_guards(cfg)
     init_default_scope(cfg.default_scope)
     start, seen, issues, files = time.time(), [], [], 0
     for split in args.split:

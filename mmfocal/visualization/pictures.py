@@ -21,9 +21,9 @@ SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')  # that O
 class PicturesHook(Hook):
     """Draws ground truth and predictions of detectors and segmentors.
 
-    In testing each image has a picture of its own in `test_out_dir`, at the same place relative to the folder of all
-    images, so that `batch_1/000.jpg` and `batch_2/000.jpg` have two. Without `test_out_dir`, and in validation, pictures
-    go to the visualizer's backends. Metrics that write files by image (`CheckedIoUMetric`) keep the same places.
+    In testing each image has a picture of its own in `test_out_dir`, at its place relative to the folder of all
+    images, so that `batch_1/000.jpg` and `batch_2/000.jpg` have two. Without `test_out_dir`, and in validation,
+    pictures go to the visualizer's backends. Metrics that write files by image (`CheckedIoUMetric`) keep the same places.
 
     Args:
         draw: Whether pictures are drawn.
@@ -82,7 +82,8 @@ class PicturesHook(Hook):
             out_file = None
             if self.test_out_dir is not None:
                 out_file = osp.join(self.test_out_dir, name)
-                if not name.lower().endswith(SUFFIXES):
+                # Colours of classes are exact in PNG only, and OpenCV does not write all formats that it reads.
+                if 'pred_sem_seg' in sample and not name.endswith('.png') or not name.lower().endswith(SUFFIXES):
                     out_file += '.png'
             self._draw(runner, sample, name.replace('/', '_'), batch_idx, out_file)
 

@@ -44,7 +44,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='CheckedIoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
 # tools/test.py --tta: six scales, each with its mirror image. They are scales of the test size, as in Swin's results, not of the file's size

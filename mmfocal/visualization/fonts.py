@@ -20,7 +20,7 @@ def use_font_for(names: Iterable[str]) -> str | None:
         The font's name if it is another than matplotlib's own, else None.
     """
     letters = {ord(letter) for name in names for letter in name if not letter.isspace()}
-    missing = letters - _letters_of(font_manager.findfont(font_manager.FontProperties(family='sans-serif')))
+    missing = letters - _letters_of(font_manager.findfont(font_manager.FontProperties(family=['sans-serif'])))
     if not missing:
         return None
     best, left = None, missing

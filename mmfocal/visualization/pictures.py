@@ -23,7 +23,7 @@ class PicturesHook(Hook):
 
     In testing each image has a picture of its own in `test_out_dir`, at its place relative to the folder of all
     images, so that `batch_1/000.jpg` and `batch_2/000.jpg` have two. Without `test_out_dir`, and in validation,
-    pictures go to the visualizer's backends. Metrics that write files by image (`CheckedIoUMetric`) keep the same places.
+    pictures go to the visualizer's backends. `CheckedIoUMetric` writes label maps to the same places.
 
     Args:
         draw: Whether pictures are drawn.

@@ -11,7 +11,7 @@ from typing import Any
 from mmfocal.datasets.validation.categories import match_categories
 from mmfocal.datasets.validation.files import find_missing
 from mmfocal.datasets.validation.issues import Issue, is_id, quote_some, shorten
-from mmfocal.datasets.validation.learnable import LearnableCounter
+from mmfocal.datasets.validation.learnable import NEGATIVE, LearnableCounter
 from mmfocal.datasets.validation.masks import find_mask_problem, is_short
 from mmfocal.datasets.validation.outlines import OutlineComparer
 from mmfocal.errors import DataError, MissingFileError
@@ -329,7 +329,7 @@ class _AnnotationValidator:
         problem = self._find_box_problem(annotation) or self._find_mask_problem(annotation, image)
         if problem:
             if problem[0] == 'negative box':
-                self.counter.add(annotation, image, 'of negative size')
+                self.counter.add(annotation, image, NEGATIVE)
             return self._refuse(index, annotation, *problem)
         return self._normalize(annotation, image, crowd)
 

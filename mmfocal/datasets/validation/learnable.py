@@ -8,6 +8,7 @@ from mmfocal.datasets.validation.issues import Issue, is_id, quote_some, shorten
 from mmfocal.text import join_some
 
 COCO_MAX_DETS = 100  # detections per image and class that COCO's AP counts
+NEGATIVE = 'of negative size'
 SHARE = 0.3  # of boxes that must extend beyond their images before another format is considered
 
 
@@ -98,6 +99,8 @@ class LearnableCounter:
                 issues.append(Issue('class without annotations', message, self.name, level=level))
         total = self.learned.total()
         for reason, counts in self.reasons.items():
+            if reason == NEGATIVE:  # each is an error
+                continue
             what = join_some(f'{name} {count}' for name, count in counts.most_common())
             message = f'{self.name}: {counts.total()} annotations do not count, because they are {reason} ({what})'
             level = 'warning' if counts.total() > total / 10 else 'note'
@@ -129,7 +132,7 @@ class LearnableCounter:
         remedy = {
             'ignored': 'set iscrowd and ignore to 0 for single objects',
             'without area': 'write the area of each in px, such as width times height',
-            'of negative size': 'write boxes as [x, y, width, height]',
+            NEGATIVE: 'write boxes as [x, y, width, height]',
         }.get(reason, 'check the boxes')
         return f'{number} of {counts.total()} annotations are {reason} and none counts, so {result}; {remedy}'
 

@@ -147,10 +147,8 @@ def test_the_wheel_trains_in_an_empty_environment_without_a_compiler(tmp_path):
     (wheel,) = (tmp_path / 'dist').glob('mmfocal-*.whl')
     shutil.rmtree(clone)
     run(sys.executable, '-m', 'venv', venv)
-    installed = Requirement(
-        next(line for line in (ROOT / 'requirements/tested.txt').open() if line.startswith('torch='))
-    )
-    run('pip', 'install', '-q', str(installed), f'mmfocal[detection] @ {wheel.as_uri()}')
+    torch = str(requirements('tested')['torch'])
+    run('pip', 'install', '-q', torch, f'mmfocal[detection] @ {wheel.as_uri()}')
     run('mmfocal', 'make-shapes', 'shapes', '--num-train', '4', '--num-val', '2', '--size', '64', '64')
     options = [
         f'{split}_dataloader.{key}' for split in ('train', 'val') for key in ('num_workers=0', 'persistent_workers=0')

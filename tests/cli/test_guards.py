@@ -44,6 +44,7 @@ SEGMENTATION = [
     'train_dataloader.dataset.data_prefix.seg_map_path=annotations/semantic_train2017',
     *(f'{loader}.dataset.data_prefix.img_path=val2017' for loader in LOADERS[1:]),
     *(f'{loader}.dataset.data_prefix.seg_map_path=annotations/semantic_val2017' for loader in LOADERS[1:]),
+    'model.pretrained=None',
     'model.decode_head.in_channels=512',
     'model.auxiliary_head.in_channels=256',
     'model.data_preprocessor.size=(64,64)',

@@ -176,7 +176,7 @@ def test_ci_runs_everything_and_fails_if_anything_does(tmp_path, broken):
     assert bool(done.returncode) == bool(broken)
     targets = [line.split()[1] for line in done.stdout.splitlines() if line.startswith('make ')]
     assert targets == ['install', 'lint', 'docs', 'test-slow', 'test-configs', 'test-cpus', 'test', 'test']
-    assert done.stdout.splitlines()[-1].startswith('make test PYTEST_OPTIONS=--cov=mmfocal')
+    assert done.stdout.splitlines()[-1].startswith('make test PYTEST_OPTIONS=-n 2 --dist loadfile --cov=mmfocal')
     assert ('FAILED: make' in done.stdout) == (broken not in ('', 'cov'))
 
 

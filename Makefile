@@ -11,6 +11,7 @@ help:
 	@echo 'make test-slow    tests that take long, mostly of several processes'
 	@echo 'make test-configs a training step and a prediction with every config, about 10 minutes on 2 cores'
 	@echo 'make install      only the set-up, which the others do by themselves'
+	@echo 'make docs         the documentation, into site/'
 	@echo 'make clean        remove .venv and what was built, but not work_dirs/ and data/'
 	@echo
 	@echo 'VENV=PATH         the environment, made if it is not there (.venv); a torch in it stays;'
@@ -42,8 +43,17 @@ test-slow: install
 test-configs: install
 	$(RUN) -m pytest -q -m configs
 
+# The site's environment needs neither torch nor OpenMMLab: mkdocstrings reads the source.
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+.venv-docs/installed: requirements/docs.txt
+	for python in $(RUN) $(PYTHON); do "$$python" -m venv .venv-docs 2>/dev/null && break; done
+	.venv-docs/bin/pip install -q -r requirements/docs.txt
+	touch $@
+
 clean:
-	rm -rf .venv build dist mmfocal.egg-info .pytest_cache .hypothesis
+	rm -rf .venv .venv-docs site build dist mmfocal.egg-info .pytest_cache .hypothesis
 	find mmfocal tests tools -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test test-slow test-configs clean
+.PHONY: help install demo test test-slow test-configs docs clean

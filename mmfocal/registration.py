@@ -1,16 +1,17 @@
-"""What configs' `custom_imports` name: imports everything that registers itself, as far as the installed libraries allow."""
+"""Registers all classes that configs name, as far as the installed libraries allow; configs' `custom_imports` name it."""
 
 from importlib.util import find_spec
 
 from mmfocal import engine, models  # noqa: F401
+from mmfocal.engine.config_paths import register_config_prefix
 from mmfocal.models import flop_handles  # noqa: F401
 from mmfocal.weights import register_safe_loaders
 
 register_safe_loaders()
-
+register_config_prefix()
 if find_spec('mmdet'):
     from mmfocal.datasets import coco, coco_panoptic  # noqa: F401
     from mmfocal.models import reppoints_v2  # noqa: F401
-# MMSegmentation imports the other two, and works without MMDetection (its Mask2Former apart).
+# MMSegmentation imports the other two, and works without MMDetection (except for its Mask2Former).
 if all(map(find_spec, ('mmseg', 'ftfy', 'regex'))):
     from mmfocal.datasets import label_maps, segmentation_hook, transforms  # noqa: F401

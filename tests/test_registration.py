@@ -96,7 +96,7 @@ for run in runs:
         ),
         (
             ('ftfy',),
-            "assert 'mmfocal.models.reppoints_v2' in sys.modules and 'mmfocal.datasets' not in sys.modules",
+            "assert 'mmfocal.datasets.coco' in sys.modules and 'mmfocal.datasets.label_maps' not in sys.modules",
             {UPERNET: ['ftfy']},
         ),
     ],

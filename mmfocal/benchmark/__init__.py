@@ -1,1 +1,1 @@
-"""Measuring: speed and memory of the backbones and of the attention operator."""
+"""Measures speed, memory, complexity and the paper's tables: the commands of `tools/benchmark.py`."""

@@ -1,4 +1,4 @@
-"""`tools/benchmark.py complexity`: parameters and FLOPs of whole models, beside the paper's."""
+"""Counts parameters and FLOPs of configs, beside the paper's figures."""
 
 import argparse
 import gc
@@ -20,6 +20,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
+from mmfocal.benchmark.arguments import LEAST_SIDE, at_least
 from mmfocal.benchmark.paper.tables import DETECTION_SIZE, SEGMENTATION_SIZE, image_size, row_of, table_rows
 from mmfocal.engine import read_config
 from mmfocal.errors import ConfigError
@@ -27,29 +28,29 @@ from mmfocal.models import flop_handles  # noqa: F401
 
 PROPOSALS, DETECTIONS = 1000, 100
 COUNTED = (
-    '1 FLOP is one multiply-add. Counted is the forward of one image through the whole model; in two-stage\n'
-    f'detectors the RoI heads take {PROPOSALS} proposals (Sparse R-CNN its own) and the mask heads {DETECTIONS} detections.\n'
-    'Norms and upsampling count as in MMEngine; post-processing, auxiliary heads, which serve training alone, and\n'
-    "what is listed as not counted, do not. Parameters are all there are, frozen ones and auxiliary heads' too."
+    'FLOPs are multiply-adds of one image in the forward of the whole model; the RoI heads of two-stage\n'
+    f'detectors take {PROPOSALS} proposals (Sparse R-CNN its own), mask heads {DETECTIONS} detections.\n'
+    'Norms and upsampling count as in MMEngine; post-processing, auxiliary heads and the operators listed as\n'
+    'not counted do not. Parameters include frozen ones and those of auxiliary heads.'
 )
 SIZES = (
-    f"Images, width × height: the paper's of the config, else {DETECTION_SIZE[0]}×{DETECTION_SIZE[1]} for detectors and "
-    f'{SEGMENTATION_SIZE[0]}×{SEGMENTATION_SIZE[1]} for segmentors.\n'
+    f"Image sizes are width × height: the paper's for its configs, else {DETECTION_SIZE[0]}×{DETECTION_SIZE[1]} for "
+    f'detectors and {SEGMENTATION_SIZE[0]}×{SEGMENTATION_SIZE[1]} for segmentors.\n'
 )
 
 
 @dataclass
 class Complexity:
-    """What a model costs, each by the name of a module; '' is the whole model.
+    """Parameters and FLOPs of a model.
 
     Args:
-        width (int): Of the image, in pixels.
-        height (int): Of the image, in pixels.
-        params (Dict[str, int]): Parameters.
-        frozen (int): How many of them all are frozen.
-        flops (Dict[str, int]): Multiply-adds.
-        operators (Dict[str, int]): Multiply-adds of the whole model by operator.
-        not_counted (Dict[str, int]): Operators that the counter has no formula for, with the number of their calls.
+        width: Image width, in pixels.
+        height: Image height, in pixels.
+        params: Module → parameters; '' is the whole model, here and below.
+        frozen: Frozen parameters of the whole model.
+        flops: Module → multiply-adds.
+        operators: Operator → multiply-adds of the whole model.
+        not_counted: Operator without a formula → number of calls.
     """
 
     width: int
@@ -62,14 +63,11 @@ class Complexity:
 
 
 def count(model: nn.Module, size: tuple[int, int] = DETECTION_SIZE) -> Complexity:
-    """Counts a model of MMDetection, MMSegmentation or MMEngine, which cannot be used for anything else afterwards.
+    """Counts a model of MMDetection, MMSegmentation or MMEngine; the model is unusable afterwards.
 
     Args:
-        model (nn.Module): With MMEngine's forward(inputs, data_samples, mode).
-        size (Tuple[int, int]): Width and height of the image in pixels. Defaults to (1280, 800).
-
-    Returns:
-        Complexity: Of one image.
+        model: With MMEngine's forward(inputs, data_samples, mode).
+        size: Width and height of the image in pixels.
     """
     model = revert_sync_batchnorm(model).eval()
     width, height = size
@@ -79,20 +77,18 @@ def count(model: nn.Module, size: tuple[int, int] = DETECTION_SIZE) -> Complexit
     if two_stage:  # 'tensor' would take all of Cascade's proposals for masks, and ask Sparse R-CNN for ground truth
         _replace_post_processing(model)
     head = getattr(model, 'decode_head', None)
-    if (
-        head and 'batch_data_samples' in inspect.signature(head.forward).parameters
-    ):  # Mask2Former's, to which 'tensor' gives none
+    if head and 'batch_data_samples' in inspect.signature(head.forward).parameters:  # Mask2Former; 'tensor' passes none
         head.forward = partial(head.forward, batch_data_samples=samples)
     forward, mode = model.forward, 'predict' if two_stage else 'tensor'
-    alive = []  # the tracer drops what no output depends on, such as the classes of a cascade's early stages
+    alive: list[Tensor] = []  # the tracer drops what no output depends on, e.g. classes of a cascade's early stages
 
-    def keep(*arguments):
+    def keep(*arguments: Any) -> None:
         alive.extend(map(_one_element, _tensors(arguments[-1])))
 
     hooks = [module.register_forward_hook(keep) for module in model.modules() if module is not model]
     params = dict(parameter_count(model))
 
-    def traced(image):
+    def traced(image: Tensor) -> tuple[Tensor, ...]:
         keep(forward(image, samples, mode=mode))
         return tuple(alive)
 
@@ -100,7 +96,7 @@ def count(model: nn.Module, size: tuple[int, int] = DETECTION_SIZE) -> Complexit
     analyzer = FlopAnalyzer(model, (torch.zeros(1, 3, height, width),))
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operator that hides the products in it
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator that hides its products
     try:
         with torch.no_grad():
             flops = analyzer.by_module()
@@ -120,12 +116,12 @@ def count(model: nn.Module, size: tuple[int, int] = DETECTION_SIZE) -> Complexit
     )
 
 
-def _short(operator):
+def _short(operator: str) -> str:
     return operator.split('::')[-1].removeprefix('PythonOp.')
 
 
-def _replace_post_processing(model):
-    """Has heads give a fixed number of boxes, whatever their weights say."""
+def _replace_post_processing(model: nn.Module) -> None:
+    """Makes heads return a fixed number of boxes, whatever their weights."""
     if hasattr(model.rpn_head, 'init_proposal_bboxes'):  # Sparse R-CNN's: RoIAlign refuses boxes of negative width
         nn.init.constant_(model.rpn_head.init_proposal_bboxes.weight, 0.5)
     for module in model.modules():
@@ -138,7 +134,7 @@ def _replace_post_processing(model):
                     labels=torch.zeros(number, dtype=torch.long),
                 )
             ]
-    if hasattr(model, 'panoptic_fusion_head'):  # lays out masks, which is post-processing
+    if hasattr(model, 'panoptic_fusion_head'):  # merging masks is post-processing
         model.panoptic_fusion_head.predict = lambda instances, segments: segments
 
 
@@ -155,24 +151,25 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _one_element(tensor):
-    """Depends on the tensor without keeping it in memory, by operators that MMEngine ignores."""
+def _one_element(tensor: Tensor) -> Tensor:
+    """Returns a tensor that depends on another without keeping it in memory, by operators that MMEngine ignores."""
     return tensor[(0,) * tensor.dim()].to(torch.float64, copy=True) if tensor.numel() else tensor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tools/benchmark.py complexity`."""
     parser.add_argument('config', nargs='*', help='config files')
-    parser.add_argument('--table', metavar='N', help="all rows of the paper's Table 3, 4, 5 or ADE20K instead")
+    parser.add_argument('--table', metavar='N', help="count all rows of the paper's Table 3, 4, 5 or ADE20K instead")
     parser.add_argument(
         '--size',
         nargs=2,
+        type=at_least(LEAST_SIDE),
         metavar=('WIDTH', 'HEIGHT'),
-        help="of the image in pixels (default: the paper's, 1280 800 for detectors, 2048 512 for segmentors, "
+        help="image size in pixels (default: the paper's, 1280 800 for detectors, 2048 512 for segmentors, "
         '2560 640 for the one at 640 pixels)',
     )
-    parser.add_argument('--by-layer', action='store_true', help='also by parts of each model')
-    parser.add_argument('--out', metavar='FILE.json', help='where to write everything as JSON')
+    parser.add_argument('--by-layer', action='store_true', help='also list the modules of each model')
+    parser.add_argument('--out', metavar='FILE.json', help='write everything as JSON to this file')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -187,15 +184,15 @@ def main(args: argparse.Namespace) -> None:
     """Counts, prints, and writes the JSON file.
 
     Args:
-        args (argparse.Namespace): Of `add_arguments`, and `configs`, the folder for --table.
+        args: Of `add_arguments`, and `configs`, the folder for --table.
 
     Raises:
-        ConfigError: If an argument cannot work.
-        MissingFileError: If a config is absent.
+        ConfigError: If arguments do not fit together.
+        MissingFileError: If a config does not exist.
     """
     if bool(args.config) == bool(args.table):
-        raise ConfigError('complexity needs either config files or --table N')
-    size = args.size and parse_size(args.size)
+        raise ConfigError('complexity: give either config files or --table N')
+    size = args.size and tuple(args.size)
     if args.out:
         make_file(args.out)
     rows = table_rows(args.table) if args.table else [row_of(Path(config).stem) for config in args.config]
@@ -210,12 +207,10 @@ def main(args: argparse.Namespace) -> None:
         results.append((Path(path).stem, row or {}, done))
 
     print(
-        f'\n{"" if size else SIZES}{COUNTED}\n"paper": as arXiv 2107.00641 and, of ADE20K, its authors\' README report it; '
-        '± is ours against it, where the images are of one size.\n'
+        f'\n{"" if size else SIZES}{COUNTED}\n"paper": arXiv 2107.00641 and, for ADE20K, its authors\' README; '
+        '± compares ours with it where the image sizes are equal.\n'
     )
-    print(
-        '| config | pixels | parameters, M | paper | ± | GFLOPs | paper | ± |\n| --- | --- | --- | --- | --- | --- | --- | --- |'
-    )
+    print('| config | pixels | parameters, M | paper | ± | GFLOPs | paper | ± |\n' + '| --- ' * 8 + '|')
     for result in results:
         print(table_row(*result))
     print(''.join(notes(results, absent)), end='')
@@ -231,21 +226,8 @@ def main(args: argparse.Namespace) -> None:
         Path(args.out).write_text(json.dumps(dict(counted=COUNTED, models=record), indent=1) + '\n')
 
 
-def parse_size(texts: list[str]) -> tuple[int, int]:
-    """Width and height.
-
-    Raises:
-        ConfigError: If they are none, or too small for a backbone's last stage.
-    """
-    if any(not str(text).isdecimal() or int(text) < 32 for text in texts):
-        raise ConfigError(
-            f'--size: {" ".join(map(str, texts))} is no width and height of at least 32 pixels, such as 1280 800'
-        )
-    return tuple(map(int, texts))
-
-
 def make_file(path: str) -> None:
-    """Makes an empty file for the results, before anything takes time.
+    """Makes an empty file for the results before anything takes time.
 
     Raises:
         ConfigError: If it cannot be made.
@@ -254,12 +236,12 @@ def make_file(path: str) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).touch()
     except OSError as error:
-        raise ConfigError(f'--out: {path} cannot be written: {error.strerror}') from None
+        raise ConfigError(f'--out {path}: cannot write this file: {error.strerror}') from None
 
 
 def count_config(path: Path, size: tuple[int, int] | None, options: dict) -> Complexity:
-    """Builds a config's model, with random weights, and counts it, at the paper's size where there is none."""
-    gc.collect()  # the model before is in cycles with what it was traced by
+    """Builds a config's model with random weights and counts it, at the paper's size by default."""
+    gc.collect()  # frees the model before, which is in cycles with its trace
     cfg = read_config(path, options)
     scope = cfg.get('default_scope', 'mmengine')
     init_default_scope(scope)
@@ -268,7 +250,7 @@ def count_config(path: Path, size: tuple[int, int] | None, options: dict) -> Com
 
 
 def table_row(name: str, row: dict, done: Complexity | None) -> str:
-    """A line of the table: a model's figures, the paper's, and by how much they differ if they are of the same image."""
+    """Formats a model's figures, the paper's, and their difference if the image sizes are equal."""
     size = (done.width, done.height) if done else row['size']
     cells = [name, '×'.join(map(str, size))]
     for ours, paper, comparable, form in (
@@ -281,22 +263,22 @@ def table_row(name: str, row: dict, done: Complexity | None) -> str:
     return f'| {" | ".join(cells)} |'
 
 
-def notes(results: list[tuple], absent: list[str]) -> Iterator[str]:
-    """The lines below the table: what it leaves out."""
+def notes(results: list[tuple[str, dict, Complexity | None]], absent: list[str]) -> Iterator[str]:
+    """Yields the text below the table: what it leaves out."""
     if absent:
-        yield f'\nNo library has {", ".join(sorted(set(absent)))}: left out.\n'
+        yield f'\nLeft out, as no library has them: {", ".join(sorted(set(absent)))}.\n'
     counted = [(name, done) for name, _, done in results if done]
     if any(done.frozen for _, done in counted):
-        yield "\nFrozen parameters, M (the paper's figures for ResNets are without them): "
+        yield "\nFrozen parameters, M (the paper's figures for ResNets exclude them): "
         yield ', '.join(f'{name} {done.frozen / 1e6:.2f}' for name, done in counted if done.frozen) + '\n'
     if counted:
-        yield '\nNot counted, with the number of calls:\n'
+        yield '\nNot counted (number of calls):\n'
     for name, done in counted:
         yield f'- {name}: {", ".join(f"{op} {calls}" for op, calls in done.not_counted.items()) or "nothing"}\n'
 
 
 def layer_table(done: Complexity) -> str:
-    """A model's figures by module, two levels deep (numbers of stages and layers aside), and by operator."""
+    """Formats a model's figures by module, two levels deep (numbers do not count as levels), and by operator."""
     lines = ['| module | parameters, M | GFLOPs | share |', '| --- | --- | --- | --- |']
     for name in done.params:
         if sum(not part.isdecimal() for part in name.split('.')) <= 2 and (

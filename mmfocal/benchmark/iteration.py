@@ -1,7 +1,6 @@
-"""`tools/benchmark.py iteration`: time and memory of a training iteration, and the time of what a one-stage head does besides layers."""
+"""Measures time and memory of a training iteration, and the time that a one-stage head spends on its targets."""
 
 import argparse
-import resource
 import statistics
 import time
 from collections import defaultdict
@@ -17,25 +16,36 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
+from torch import nn
 from torch.nn.functional import interpolate
 
+from mmfocal.benchmark.arguments import at_least, image_size
 from mmfocal.engine import read_config
-from mmfocal.errors import ConfigError
+from mmfocal.memory import peak_resident_memory
+
+PARTS = {  # of an iteration: methods of a one-stage head
+    'targets of points': 'get_targets',
+    'targets of corners': 'get_heatmap_targets',
+    'foreground maps': 'get_foreground_targets',
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tools/benchmark.py iteration`."""
     parser.add_argument('config', help='config of a detector or segmentor')
     parser.add_argument(
-        '--size', metavar='HEIGHTxWIDTH', help='of the images (default: 800x1333, and 512x512 for segmentors)'
+        '--size',
+        type=image_size,
+        metavar='HEIGHTxWIDTH',
+        help='image size in pixels (default: 800x1333, and 512x512 for segmentors)',
     )
-    parser.add_argument('--batch', type=int, default=2, metavar='N', help='images a batch (default: 2)')
+    parser.add_argument('--batch', type=at_least(1), default=2, metavar='N', help='images per batch (default: 2)')
     parser.add_argument(
-        '--boxes', type=int, default=50, metavar='N', help='boxes an image for a detector (default: 50)'
+        '--boxes', type=at_least(0), default=50, metavar='N', help='boxes per image for a detector (default: 50)'
     )
-    parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: cuda where there is a GPU')
+    parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: cuda if there is a GPU')
     parser.add_argument(
-        '--repeats', type=int, default=5, metavar='N', help='iterations; medians are over them (default: 5)'
+        '--repeats', type=at_least(1), default=5, metavar='N', help='iterations; results are medians (default: 5)'
     )
     parser.add_argument(
         '--cfg-options',
@@ -51,26 +61,17 @@ def main(args: argparse.Namespace) -> None:
     """Measures and prints.
 
     Args:
-        args (argparse.Namespace): Of `add_arguments`.
-
-    Raises:
-        ConfigError: If an argument cannot work.
+        args: Of `add_arguments`.
     """
     cfg = read_config(args.config, args.cfg_options)
-    size = args.size or ('512x512' if cfg.default_scope == 'mmseg' else '800x1333')
-    height, _, width = size.partition('x')
-    if not (height.isdigit() and width.isdigit() and min(int(height), int(width)) >= 32):
-        raise ConfigError(f'--size {size}: must be HEIGHTxWIDTH, in pixels, of 32 at least, as 800x1333')
-    if min(args.batch, args.repeats) < 1 or args.boxes < 0:
-        raise ConfigError(
-            f'--batch {args.batch}, --repeats {args.repeats}, --boxes {args.boxes}: must be at least 1, 1 and 0'
-        )
+    segmentation = cfg.default_scope == 'mmseg'
+    height, width = args.size or ((512, 512) if segmentation else (800, 1333))
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    total, parts = measure(cfg, (int(height), int(width)), args.batch, args.boxes, device, args.repeats)
+    total, parts = measure(cfg, (height, width), args.batch, args.boxes, device, args.repeats)
     machine = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
-    boxes = '' if cfg.default_scope == 'mmseg' else f', {args.boxes} boxes an image'
+    boxes = '' if segmentation else f', {args.boxes} boxes per image'
     print(
-        f'{Path(args.config).stem}, {args.batch} × {size}{boxes}; {machine}, '
+        f'{Path(args.config).stem}, {args.batch} × {height}x{width}{boxes}; {machine}, '
         f'torch {torch.__version__}; medians of {args.repeats}'
     )
     print(f'{"training iteration":22}{1e3 * total:10.1f} ms')
@@ -85,19 +86,17 @@ def measure(
     """Times training iterations on random images, boxes and label maps.
 
     Args:
-        cfg (Config): A detector's or segmentor's.
-        size (tuple[int, int]): Height and width of the images in pixels.
-        batch (int): Images.
-        boxes (int): Boxes an image for a detector; masks where it learns them.
-        device (str): 'cpu' or 'cuda'.
-        repeats (int): Iterations to time, after two that are not.
+        cfg: Of a detector or segmentor.
+        size: Height and width of the images in pixels.
+        batch: Images per batch.
+        boxes: Boxes per image for a detector, with masks if it learns them.
+        device: 'cpu' or 'cuda'.
+        repeats: Iterations to time, after two that warm up.
 
     Returns:
-        tuple[float, dict[str, float]]: Median seconds of an iteration; name → median seconds in it of its parts.
+        Median seconds of an iteration; part → its median seconds in an iteration.
     """
-    MMLogger.get_instance(
-        'iteration', log_level='ERROR'
-    )  # not a line for each parameter that is frozen or without weight decay
+    MMLogger.get_instance('iteration', log_level='ERROR')  # no line per frozen or undecayed parameter
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     segmentation = cfg.default_scope == 'mmseg'
@@ -122,11 +121,13 @@ def measure(
 
         return wrapper
 
+    head = getattr(model, 'bbox_head', None)
+    parts = {name: method for name, method in PARTS.items() if hasattr(head, method)}
     with ExitStack() as patches:
-        for name, owner, attribute in functions(model):
-            patches.enter_context(mock.patch.object(owner, attribute, timed(name, getattr(owner, attribute))))
+        for name, method in parts.items():
+            patches.enter_context(mock.patch.object(head, method, timed(name, getattr(head, method))))
         step = timed('iteration', lambda: model.train_step(data, optim_wrapper))
-        names = ['iteration', *(name for name, *_ in functions(model))]
+        names = ['iteration', *parts]
         for _ in range(2 + repeats):
             for name in names:
                 seconds[name].append(0.0)
@@ -136,28 +137,14 @@ def measure(
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: on a GPU what PyTorch had allocated of it at most, else the resident memory of the whole process."""
+    """Returns bytes: PyTorch's peak allocation on a GPU, else the peak resident memory of the process."""
     if device == 'cuda':
         return torch.cuda.max_memory_allocated()
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_resident_memory() or 0
 
 
-def functions(model) -> list[tuple[str, object, str]]:
-    """What is timed of an iteration: name, owner and attribute."""
-    head = getattr(model, 'bbox_head', None)
-    found = [('targets of points', head, 'get_targets')] if hasattr(head, 'get_targets') else []
-    if hasattr(head, 'get_heatmap_targets'):
-        from mmfocal.models.reppoints_v2 import reppoints_v2_head
-
-        found += [
-            ('targets of corners', head, 'get_heatmap_targets'),
-            ('foreground maps', reppoints_v2_head, 'foreground_weights'),
-        ]
-    return found
-
-
-def random_batch(model, size, batch, boxes):
-    """Random images with annotations for a detector, as a data loader gives them: boxes of COCO's range of sizes, masks that fill them, stuff."""
+def random_batch(model: nn.Module, size: tuple[int, int], batch: int, boxes: int) -> dict[str, list]:
+    """Makes random images and annotations for a detector: boxes of COCO's sizes, masks that fill them, stuff."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
@@ -185,8 +172,8 @@ def random_batch(model, size, batch, boxes):
     return dict(inputs=random_images(size, batch), data_samples=samples)
 
 
-def random_segmentation_batch(model, size, batch):
-    """Random images with label maps for a segmentor, as a data loader gives them."""
+def random_segmentation_batch(model: nn.Module, size: tuple[int, int], batch: int) -> dict[str, list]:
+    """Makes random images and label maps for a segmentor."""
     from mmseg.structures import SegDataSample
 
     samples = []
@@ -197,11 +184,11 @@ def random_segmentation_batch(model, size, batch):
     return dict(inputs=random_images(size, batch), data_samples=samples)
 
 
-def random_images(size, batch):
+def random_images(size: tuple[int, int], batch: int) -> list[torch.Tensor]:
     return list(torch.randint(256, (batch, 3, *size), dtype=torch.uint8))
 
 
-def random_label_map(num_classes, size):
-    """A label map (1, H, W) of twelve rectangles."""
+def random_label_map(num_classes: int, size: tuple[int, int]) -> torch.Tensor:
+    """Makes a label map (1, H, W) of twelve rectangles."""
     labels = torch.randint(num_classes, (1, 1, 3, 4))
     return interpolate(labels.float(), size)[0].long()

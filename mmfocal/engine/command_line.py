@@ -1,4 +1,4 @@
-"""What tools/train.py and tools/test.py share."""
+"""What the subcommands of `mmfocal` share: reading a config, and errors of one line."""
 
 import argparse
 import errno
@@ -14,32 +14,18 @@ from io import TextIOWrapper
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
-from mmfocal.errors import ConfigError, MissingFileError, UserError
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that training and testing have in common, as in MMDetection."""
-    parser.add_argument('--work-dir', help="where logs and checkpoints go; default: work_dirs/ and the config's name")
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='override settings of the config, e.g. train_dataloader.batch_size=4 or key="[a,b]"',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+from mmfocal.engine.config_paths import find_config, register_config_prefix
+from mmfocal.errors import ConfigError, UserError
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Reads a config and applies the arguments of `add_arguments`.
+    """Reads a config and applies the arguments of `mmfocal train` and `mmfocal test`.
 
     Args:
-        args (argparse.Namespace): With `config`, the config's path, as well.
+        args (argparse.Namespace): With `config` and what `mmfocal.cli.arguments` adds.
 
     Returns:
         Config: Complete, for `RUNNERS.build`.
@@ -50,7 +36,7 @@ def load_config(args: argparse.Namespace) -> Config:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = read_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(cfg.filename).stem}'
     cfg.setdefault('runner_type', 'FocalRunner')
     if find_spec('tensorboard') and cfg.get('visualizer'):
         backends = cfg.visualizer.setdefault('vis_backends', [])
@@ -63,7 +49,7 @@ def read_config(path: str | Path, options: dict | None = None) -> Config:
     """Reads a config.
 
     Args:
-        path (str | Path): The config's.
+        path (str | Path): As `find_config` takes it.
         options (dict, optional): Settings to override, by their dotted names.
 
     Returns:
@@ -73,8 +59,8 @@ def read_config(path: str | Path, options: dict | None = None) -> Config:
         MissingFileError: If it is absent.
         ConfigError: If it needs a package that is not installed, or an environment variable that is empty.
     """
-    if not Path(path).is_file():
-        raise MissingFileError(f'{path}: no such config; configs/ holds the ones that come with mmfocal')
+    register_config_prefix()
+    path = find_config(path)
     try:
         cfg = Config.fromfile(path, import_custom_modules=False)
     except KeyError as error:  # MMEngine's, for {{$NAME}} and for a NAME that is set to nothing

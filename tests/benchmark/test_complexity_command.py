@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
 
 from mmfocal.benchmark import complexity
+from mmfocal.cli import parse_args
 from mmfocal.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -20,23 +19,27 @@ model = dict(
     backbone=dict(type='ResNet', depth=18, base_channels=8, frozen_stages=1),
     neck=dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=8, num_outs=5),
     bbox_head=dict(type='ATSSHead', num_classes=3, in_channels=8, feat_channels=8, norm_cfg=None,
-        anchor_generator=dict(type='AnchorGenerator', ratios=[1.], octave_base_scale=8, scales_per_octave=1, strides=[4, 8, 16, 32, 64])))
+        anchor_generator=dict(
+            type='AnchorGenerator', ratios=[1.], octave_base_scale=8, scales_per_octave=1, strides=[4, 8, 16, 32, 64])))
 """
 SEGMENTOR = """
 default_scope = 'mmseg'
 custom_imports = dict(imports=['mmfocal.registration'], allow_failed_imports=False)
 model = dict(
     type='EncoderDecoder', data_preprocessor=dict(type='SegDataPreProcessor'),
-    backbone=dict(type='FocalTransformer', arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)), border='mask'),
-    decode_head=dict(type='FCNHead', in_channels=64, channels=16, num_convs=1, in_index=3, num_classes=5, norm_cfg=dict(type='SyncBN')),
+    backbone=dict(
+        type='FocalTransformer', arch=dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2)), border='mask'),
+    decode_head=dict(
+        type='FCNHead', in_channels=64, channels=16, num_convs=1, in_index=3, num_classes=5,
+        norm_cfg=dict(type='SyncBN')),
     test_cfg=dict(mode='slide', crop_size=(32, 32), stride=(16, 16)))
 """
 
 
 def run(monkeypatch, *args):
     """Runs tools/benchmark.py complexity in this process."""
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', 'complexity', *map(str, args)])
-    runpy.run_path(str(ROOT / 'tools/benchmark.py'))['main']()
+    args = parse_args(['benchmark', 'complexity', *map(str, args)])
+    args.main(args)
 
 
 @pytest.fixture
@@ -110,7 +113,8 @@ def test_a_table_lists_the_rows_that_have_no_config(capsys, configs):
     assert rows[4][1] == '1280×800' and rows[4][3] == '35.7' and rows[4][6] == '212' and rows[4][7].startswith('-')
     said, _ = table(configs, '4', capsys)
     assert (
-        said.count('no such config') == 2 * 26 and 'No library has ViL-Base, ViL-Medium, ViL-Small: left out.' in said
+        said.count('no such config') == 2 * 26
+        and 'Left out, as no library has them: ViL-Base, ViL-Medium, ViL-Small.' in said
     )
 
 
@@ -129,17 +133,21 @@ def test_images_are_of_the_papers_sizes(monkeypatch, capsys, configs):
 @pytest.mark.parametrize(
     'args, sentence',
     [
-        ([], 'complexity needs either config files or --table N'),
-        (['configs/atss_r50_3x.py', '--table', '5'], 'needs either config files or --table N'),
+        ([], 'complexity: give either config files or --table N'),
+        (['configs/atss_r50_3x.py', '--table', '5'], 'give either config files or --table N'),
         (['--table', '6'], "--table 6: the paper's tables with configs are 3, 4, 5, ADE20K"),
         (['configs/absent.py'], 'configs/absent.py: no such config'),
-        (['--table', '5', '--size', '1280', 'x'], '--size: 1280 x is no width and height of at least 32 pixels'),
-        (['--table', '5', '--size', '1280', '16'], '--size: 1280 16 is no width'),
-        (['--table', '5', '--size', '-64', '64'], '--size: -64 64 is no width'),
-        (['--table', '5', '--out', f'{__file__}/out.json'], 'out.json cannot be written: File exists'),
+        (['--table', '5', '--out', f'{__file__}/out.json'], 'out.json: cannot write this file: File exists'),
     ],
 )
 def test_bad_arguments(monkeypatch, args, sentence):
     with pytest.raises(UserError) as info:
         run(monkeypatch, *args)
     assert sentence in str(info.value) and '\n' not in str(info.value)
+
+
+@pytest.mark.parametrize('size', [('1280', 'x'), ('1280', '16'), ('-64', '64')])
+def test_bad_sizes(monkeypatch, capsys, size):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, '--table', '5', '--size', *size)
+    assert 'argument --size: ' in capsys.readouterr().err

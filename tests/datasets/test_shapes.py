@@ -183,7 +183,5 @@ def test_tool(tmp_path):
 
     refused = run(tmp_path)
     assert refused.returncode == 1 and refused.stdout == ''
-    assert refused.stderr == (
-        f'make_shapes.py: {tmp_path}: holds other files than a shapes data set; name a new folder\n'
-    )
+    assert refused.stderr == (f'error: {tmp_path}: holds other files than a shapes data set; name a new folder\n')
     assert "invalid int value: 'x'" in run(tmp_path, '--seed', 'x').stderr

@@ -1,6 +1,7 @@
-"""configs/metafile.yml and docs/model_zoo.md are what dev/model_zoo.py makes, and MIM's way to the configs."""
+"""dev/model_zoo.py writes configs/metafile.yml, configs/README.md and docs/models/zoo.md; MIM finds the configs."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 
@@ -20,11 +21,15 @@ MODELS = {model['Name']: model for model in METAFILE['Models']}
 
 
 @pytest.mark.configs
-def test_the_committed_files_are_what_the_tool_writes():
+def test_committed_metafile():
     assert TOOL['to_yaml'](TOOL['make_metafile'](METAFILE, [])) == (ROOT / 'configs/metafile.yml').read_text(), (
         'run dev/model_zoo.py'
     )
-    assert TOOL['make_document'](METAFILE) == (ROOT / 'docs/model_zoo.md').read_text(), 'run dev/model_zoo.py'
+
+
+def test_committed_pages():
+    for path, make in (('docs/models/zoo.md', 'make_zoo'), ('configs/README.md', 'make_index')):
+        assert TOOL[make](METAFILE) == (ROOT / path).read_text(), 'run dev/model_zoo.py'
 
 
 def test_every_config_is_there_once():
@@ -36,7 +41,7 @@ def test_every_config_is_there_once():
     assert not any('Weights' in model for model in METAFILE['Models']), 'none are released'
 
 
-def test_the_papers_figures_stand_apart():
+def test_figures_of_the_paper_and_ours_are_separate():
     rows = {row['config']: row for row in paper_rows() if row['config']}
     assert {name for name, model in MODELS.items() if 'Paper Results' in model} == set(rows)
     assert MODELS['mask_rcnn_focal_tiny_3x']['Paper Results'] == {
@@ -65,9 +70,10 @@ def test_the_papers_figures_stand_apart():
             assert result['Dataset'] == model['Metadata']['Training Data'], name
 
 
-def test_rows_of_the_document():
-    lines = (ROOT / 'docs/model_zoo.md').read_text().splitlines()
-    assert sum(line.startswith('| [') for line in lines) == len(MODELS)
+def test_zoo():
+    text = (ROOT / 'docs/models/zoo.md').read_text()
+    assert {name: text.count(f'[`{name}`](../../configs/{name}.py)') for name in MODELS} == dict.fromkeys(MODELS, 1)
+    assert 'ViL-Base, ViL-Medium, ViL-Small' in text and 'no library has ViL' in text
     model = dict(
         MODELS['mask_rcnn_focal_tiny_3x'],
         Metadata=dict(Parameters=48555000, FLOPs=275900000000),
@@ -76,16 +82,48 @@ def test_rows_of_the_document():
             dict(Task='Instance Segmentation', Metrics={'mask AP': 5}),
         ],
     )
-    assert TOOL['document_row'](model) == (
-        '| [mask_rcnn_focal_tiny_3x](../configs/mask_rcnn_focal_tiny_3x.py) | 48.55 | 275.9 '
-        '| 47.2 / 42.7 (Table 4) | 12.3 / 5.0 |\n'
-    )
+    link = '[`mask_rcnn_focal_tiny_3x`](../../configs/mask_rcnn_focal_tiny_3x.py)'
+    assert TOOL['zoo_row'](model) == [link, '48.55', '275.9', '47.2 / 42.7 (Table 4)', '12.3 / 5.0']
     model = dict(
         MODELS['upernet_focal_large_160k_ade20k'],
         Results=[dict(Task='Semantic Segmentation', Metrics={'mIoU (MS)': 7, 'mIoU': 6.5})],
     )
-    assert TOOL['document_row'](model).endswith(' (at 2560×640) | 54.0 / 55.4 (README) | 6.5 / 7.0 |\n')
-    assert any('ViL-Base, ViL-Medium, ViL-Small' in line and 'no library has ViL' in line for line in lines)
+    flops, *figures = TOOL['zoo_row'](model)[2:]
+    assert flops.endswith(' (at 2560×640)') and figures == ['54.0 / 55.4 (README)', '6.5 / 7.0']
+
+
+def test_columns_that_nobody_filled_are_not_shown():
+    rows = [['a', '', '1', ''], ['b', '', '', '']]
+    assert TOOL['table'](('Config', 'GFLOPs', 'Paper', 'mmfocal'), rows) == (
+        '| Config | Paper |\n| --- | --- |\n| a | 1 |\n| b |  |\n'
+    )
+    for path in ('docs/models/zoo.md', 'configs/README.md'):
+        table = []
+        for line in [*(ROOT / path).read_text().splitlines(), '']:
+            if line.startswith('|'):
+                table.append([cell.strip() for cell in line.strip('|').split('|')])
+            elif table:
+                assert all(any(column) for column in zip(*table[2:], strict=True)), (path, table[0])
+                table = []
+
+
+def test_index_links_every_config():
+    text = (ROOT / 'configs/README.md').read_text()
+    assert set(re.findall(r'\((\w+)\.py\)', text)) == set(MODELS)
+    cell = TOOL['index_cell'](['atss_focal_tiny_3x', 'atss_focal_tiny_1x', 'atss_swin_tiny_3x'], 'focal')
+    assert cell == '`focal_tiny` [3x](atss_focal_tiny_3x.py) [1x](atss_focal_tiny_1x.py)'
+
+
+def test_names():
+    split = TOOL['split_name']
+    assert split('atss_focal_tiny_3x') == ('atss', 'focal_tiny', '3x')
+    assert split('atss_dyhead_focal_large_3x') == ('atss_dyhead', 'focal_large', '3x')
+    assert split('mask2former_focal_tiny_160k_ade20k') == ('mask2former', 'focal_tiny', '160k_ade20k')
+    assert split('upernet_focal_tiny_conv_160k_ade20k') == ('upernet', 'focal_tiny_conv', '160k_ade20k')
+    with pytest.raises(ConfigError, match=r'configs/fcos_r50_1x.py: unknown method; add it to METHODS in'):
+        split('fcos_r50_1x')
+    with pytest.raises(ConfigError, match=r'configs/atss_r50_2x.py: unknown schedule; add it to SCHEDULES in'):
+        split('atss_r50_2x')
 
 
 def counted(path, config, size=DETECTION_SIZE):
@@ -110,7 +148,7 @@ def test_counts_serve_all_configs_of_the_same_model(tmp_path):
     assert same == ['retinanet_focal_tiny_1x', 'retinanet_focal_tiny_3x']
     path = ROOT / 'configs/retinanet_focal_tiny_1x.py'
     before = dict(Metadata=dict(Parameters=1, FLOPs=2, Other=3), Results=[4])
-    model = TOOL['describe'](path, 'RetinaNet', before, counts)
+    model = TOOL['describe'](path, before, counts)
     assert model['Metadata'] == {
         'Training Data': 'COCO 2017',
         'Epochs': 12,
@@ -119,9 +157,9 @@ def test_counts_serve_all_configs_of_the_same_model(tmp_path):
         'FLOPs': 7,
     }
     assert model['Results'] == [4]
-    assert TOOL['describe'](path, 'RetinaNet', before, {})['Metadata']['FLOPs'] == 2
+    assert TOOL['describe'](path, before, {})['Metadata']['FLOPs'] == 2
     path = ROOT / 'configs/upernet_focal_large_160k_ade20k.py'
-    assert TOOL['describe'](path, 'UPerNet', {}, {})['Metadata'] == {
+    assert TOOL['describe'](path, {}, {})['Metadata'] == {
         'Training Data': 'ADE20K',
         'Iterations': 160000,
         'Batch Size': 16,
@@ -130,16 +168,16 @@ def test_counts_serve_all_configs_of_the_same_model(tmp_path):
 
 
 def test_counts_that_do_not_fit(tmp_path):
-    with pytest.raises(MissingFileError, match='none.json: no such file; make it with tools/benchmark.py complexity'):
+    with pytest.raises(MissingFileError, match='none.json: no such file; write it with tools/benchmark.py complexity'):
         TOOL['read_counts']([tmp_path / 'none.json'])
     for config, size in (('atss_r50_3x', '1280×800'), ('upernet_r50_160k_ade20k', '2048×512')):
         with pytest.raises(
-            ConfigError, match=f'counts.json: {config} is of 640×480 pixels; count it at {size}, without --size'
+            ConfigError, match=f'counts.json: {config} was counted at 640×480 pixels; count it at {size}, without'
         ):
             TOOL['read_counts']([counted(tmp_path / 'counts.json', config, (640, 480))])
 
 
-def test_the_way_that_mim_takes():
+def test_mim_finds_the_configs():
     package = Path(mmfocal.__file__).parent
     for name in ('atss_focal_tiny_3x', 'mask_rcnn_r50_1x'):
         model = _get_cfg_metainfo(str(package), f'{name}.py')

@@ -1,1 +1,1 @@
-"""The paper's tables: training their cells, collecting and reporting results."""
+"""The paper's tables: trains their cells, collects the results and reports them."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmfocal.benchmark.speed.report import columns
+from mmfocal.benchmark.text_table import format_table
 from mmfocal.errors import MissingFileError
 
 RECORD = (
@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> None:
         ]
     ]
     rows += [summary(run) for run in runs]
-    print(columns(rows))
+    print(format_table(rows))
     print(
         '\nIn percent, at the end of training; best: of all validations. s/iteration: median of the logged ones. MiB: peak, of the GPU or '
         'else of the process.'

@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmfocal.benchmark.environment import git_commit, package_versions
 from mmfocal.benchmark.paper.collect import RECORD, read_record
 from mmfocal.benchmark.paper.tables import BACKBONES, METHODS, NANO_BACKBONES, shapes_rows, table_rows
-from mmfocal.benchmark.speed.report import PACKAGES, git_commit, package_version
 from mmfocal.errors import ConfigError, UserError
 
 PATIENCE = 30  # seconds that a stopped job has before it is killed
@@ -250,7 +250,7 @@ def run_cell(cell: dict, args: argparse.Namespace, jobs: 'Jobs') -> str | None:
                 gpus=args.gpus,
                 cfg_options=args.cfg_options,
                 commit=git_commit(),
-                packages={package: package_version(package) for package in PACKAGES},
+                packages=package_versions(),
                 begun=now(),
             )
             write_record(work_dir, record)

@@ -1,1 +1,1 @@
-"""Speed and memory of backbones and of the attention operator."""
+"""Time and memory of backbones and of the attention operator."""

@@ -1,28 +1,33 @@
-"""Timing in alternating rounds, and what the machine itself can do."""
+"""Times steps in alternating rounds, and measures what the machine itself can do."""
 
 import gc
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-from mmfocal.benchmark.speed.contenders import first_line
+from mmfocal.benchmark.speed.implementations import first_line
+
+Step = Callable[[], None]
+Run = Callable[[int], float]  # runs a step so many times and returns the seconds of them all
 
 
 @dataclass
 class Result:
-    """What one contender did in one case.
+    """What one implementation did in one case.
 
     Args:
-        name (str): Contender.
-        label (str): Its name for tables and plots.
-        times (List[float]): Seconds of one run, a value a round.
-        memory (int, optional): Peak bytes of a step; None where it was not measured.
-        status (str): 'ok', or in one word what came instead: 'absent', 'failed', 'out of memory'.
-        reason (str): Of that; or, if 'ok', a remark.
-        kinds (Dict[str, float]): Kind of work → seconds a step, where it was profiled.
+        name: Name of the implementation.
+        label: Its name in tables and plots.
+        times: Seconds per step, one value per round.
+        memory: Peak bytes of a step; None if it was not measured.
+        status: 'ok', 'absent', 'failed' or 'out of memory'.
+        reason: Why the status is not 'ok'; a remark if it is.
+        operators: Operator → seconds per step, if the step was profiled.
     """
 
     name: str
@@ -31,7 +36,7 @@ class Result:
     memory: int | None = None
     status: str = 'ok'
     reason: str = ''
-    kinds: dict[str, float] = field(default_factory=dict)
+    operators: dict[str, float] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -42,102 +47,45 @@ class Result:
         return statistics.median(self.times)
 
     def fail(self, error: BaseException) -> None:
-        """Notes why this contender is out."""
+        """Records an error as the reason why there is no measurement."""
         out_of_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or 'allocate memory' in str(error)
         self.status = 'out of memory' if out_of_memory else 'failed'
         self.reason = first_line(error)
         self.times, self.memory = [], None
 
 
-def attempt(result: Result, function: Callable, *args):
-    """Calls a function; what it raises ends only this contender, and the result says why.
-
-    Args:
-        result (Result): Gets status and reason.
-        function (Callable): To be called.
-        *args: Its arguments.
+def attempt(result: Result, function: Callable[..., Any], *args: Any) -> Any:
+    """Calls a function; an exception is recorded in the result and the other implementations continue.
 
     Returns:
         What the function returns; None if it raised.
     """
     try:
         return function(*args)
-    except Exception as error:  # whatever a rival library raises
+    except Exception as error:  # a library raises anything
         result.fail(error)
-    gc.collect()  # here the error is gone, and with it the frames that held its tensors
+    gc.collect()  # the error is gone here, and with it the frames that held its tensors
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
 
 
-def alternate(results: list[Result], steps: dict[str, Callable], repeats: int, timer: Callable) -> None:
-    """Times contenders in turn, A B C A B C …, so that what slows the machine for a while slows them all.
+def cpu_run(step: Step) -> Run:
+    """Times a step with the CPU's clock."""
 
-    Args:
-        results (List[Result]): Their `times` are filled; only those that are ok take part.
-        steps (Dict[str, Callable]): Name → what runs the contender once.
-        repeats (int): Rounds.
-        timer (Callable): (step) → seconds of one run.
-    """
-    for _ in range(repeats):
-        for result in results:
-            if result.ok:
-                seconds = attempt(result, timer, steps[result.name])
-                if result.ok:
-                    result.times.append(seconds)
+    def run(count: int) -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        return time.perf_counter() - start
+
+    return run
 
 
-def ratio(result: Result, baseline: Result) -> tuple[float, float, float]:
-    """How much longer one contender takes than another.
+def cuda_run(step: Step) -> Run:
+    """Times a step with CUDA events."""
 
-    Args:
-        result (Result): Timed in the same rounds as
-        baseline (Result): this one.
-
-    Returns:
-        Tuple[float, float, float]: Median, lower and upper quartile of the rounds' ratios.
-    """
-    rounds = [a / b for a, b in zip(result.times, baseline.times)]
-    lower, median, upper = statistics.quantiles(rounds, n=4, method='inclusive') if len(rounds) > 1 else rounds * 3
-    return median, lower, upper
-
-
-def find_baseline(results: list[Result], device: str) -> Result | None:
-    """The Swin that the others are compared with.
-
-    Args:
-        results (List[Result]): Of one case.
-        device (str): 'cpu': MMDetection's, else the fastest other; 'cuda': the fastest of timm's and torchvision's, else
-            MMDetection's.
-
-    Returns:
-        Result: None if there is none.
-    """
-    swins = [result for result in results if result.ok and result.name.startswith(('swin', 'window'))]
-    mmdet = [result for result in swins if result.name == 'swin_mmdet']
-    others = [result for result in swins if result.name != 'swin_mmdet']
-    preferred = mmdet or others if device == 'cpu' else others or mmdet
-    return min(preferred, key=lambda result: result.median, default=None)
-
-
-def make_timer(device: str, shortest: float = 0.02) -> Callable[[Callable], float]:
-    """Builds a timer that runs a step as often as it takes to fill `shortest` seconds.
-
-    Args:
-        device (str): 'cpu' or 'cuda', where it waits for the GPU.
-        shortest (float): Seconds. Defaults to 0.02.
-
-    Returns:
-        Callable[[Callable], float]: (step) → seconds of one run.
-    """
-    counts = {}
-
-    def elapsed(step, count):
-        if device == 'cpu':
-            start = time.perf_counter()
-            for _ in range(count):
-                step()
-            return time.perf_counter() - start
+    def run(count: int) -> float:
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         start.record()
@@ -147,23 +95,63 @@ def make_timer(device: str, shortest: float = 0.02) -> Callable[[Callable], floa
         torch.cuda.synchronize()
         return start.elapsed_time(end) / 1e3
 
-    def timer(step):
-        if step not in counts:
-            counts[step] = min(max(round(shortest / max(elapsed(step, 1), 1e-6)), 1), 1000)
-        return elapsed(step, counts[step]) / counts[step]
-
-    return timer
+    return run
 
 
-def as_graph(step: Callable) -> Callable:
-    """Records a step on the GPU as a CUDA graph: replaying it leaves no gaps between its kernels.
+class Timer:
+    """Measures the seconds of one step; repeats a short step until it fills `shortest` seconds."""
+
+    def __init__(self, run: Run, shortest: float = 0.02):
+        self.run, self.shortest, self.count = run, shortest, 0
+
+    def __call__(self) -> float:
+        if not self.count:
+            self.count = min(max(round(self.shortest / max(self.run(1), 1e-6)), 1), 1000)
+        return self.run(self.count) / self.count
+
+
+def alternate(results: list[Result], timers: dict[str, Callable[[], float]], repeats: int) -> None:
+    """Times implementations in turn, A B C A B C …, so that a slow phase of the machine slows them all.
 
     Args:
-        step (Callable): Warmed up.
+        results: Get their `times`; only those that are ok take part.
+        timers: Name → function that returns the seconds of one step.
+        repeats: Number of rounds.
+    """
+    for _ in range(repeats):
+        for result in results:
+            if result.ok:
+                seconds = attempt(result, timers[result.name])
+                if result.ok:
+                    result.times.append(seconds)
+
+
+def ratio(result: Result, baseline: Result) -> tuple[float, float, float]:
+    """Divides the time of one implementation by that of another, measured in the same rounds.
 
     Returns:
-        Callable: Replays it.
+        Median, lower and upper quartile of the rounds' ratios.
     """
+    rounds = [a / b for a, b in zip(result.times, baseline.times)]
+    lower, median, upper = statistics.quantiles(rounds, n=4, method='inclusive') if len(rounds) > 1 else rounds * 3
+    return median, lower, upper
+
+
+def find_baseline(results: list[Result], device: str) -> Result | None:
+    """Returns the Swin that the others are compared with, None if there is none.
+
+    On a CPU it is MMDetection's, else the fastest of the others; on a GPU the fastest of timm's and torchvision's, else
+    MMDetection's.
+    """
+    swins = [result for result in results if result.ok and result.name.startswith(('swin', 'window'))]
+    mmdet = [result for result in swins if result.name == 'swin_mmdet']
+    others = [result for result in swins if result.name != 'swin_mmdet']
+    preferred = mmdet or others if device == 'cpu' else others or mmdet
+    return min(preferred, key=lambda result: result.median, default=None)
+
+
+def as_cuda_graph(step: Step) -> Step:
+    """Records a warmed-up step as a CUDA graph, whose replay leaves no gaps between the kernels."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -176,22 +164,59 @@ def as_graph(step: Callable) -> Callable:
     return graph.replay
 
 
+def cuda_peak_memory(step: Step, own: int) -> int:
+    """Measures the peak memory of a warmed-up step on the GPU.
+
+    Args:
+        step: Runs once.
+        own: Bytes that the implementation holds between its steps: weights and images.
+
+    Returns:
+        Those bytes and what the step allocates; weights of other implementations are left out.
+    """
+    torch.cuda.synchronize()
+    others = torch.cuda.memory_allocated() - own
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - others
+
+
+def operator_seconds(step: Step, on_gpu: bool = False, steps: int = 3) -> dict[str, float]:
+    """Profiles a warmed-up step.
+
+    Args:
+        step: Runs once.
+        on_gpu: Count the GPU's time.
+        steps: How often to run the step.
+
+    Returns:
+        Operator or kernel → seconds per step. The profiler itself slows down many small operators.
+    """
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_gpu
+    with profile(activities=activities) as profiler:
+        for _ in range(steps):
+            step()
+    seconds = {}
+    for event in profiler.key_averages():
+        micros = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if micros > 0:
+            seconds[event.key] = micros / 1e6 / steps
+    return seconds
+
+
 def device_rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
     """Measures what the machine can do at best.
 
-    Args:
-        device (str): 'cpu' or 'cuda'.
-        dtype (torch.dtype): Of the matrix product.
-
     Returns:
-        Tuple[float, float]: Bytes a second of a large copy, read and written; floating-point operations a second of a large
-        matrix product.
+        Bytes per second of a large copy, read and written; floating-point operations per second of a large product.
     """
-    timer = make_timer(device)
     side, size = (8192, 2**30) if device == 'cuda' else (2048, 2**27)
+    run = cuda_run if device == 'cuda' else cpu_run
 
-    def best(step):
-        return min(timer(step) for _ in range(5))
+    def best(step: Step) -> float:
+        timer = Timer(run(step))
+        return min(timer() for _ in range(5))
 
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     with torch.inference_mode():

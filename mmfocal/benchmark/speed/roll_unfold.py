@@ -1,7 +1,8 @@
-"""The paper's attention in the plain way that its released code takes: what the operator's speed is measured against.
+"""Focal attention as the paper's released code computes it: the baseline of the operator's speed.
 
-Four rolled copies of keys and values give a window's ring, with the tokens that two copies share counted twice; `F.unfold` gives
-the pooled regions; each group of keys has a matrix product of its own, and all logits are in memory at once. No window shift.
+Four rolled copies of keys and values form a window's ring; tokens that two copies share count twice. `F.unfold` forms
+the pooled regions. Each group of keys has its own matrix product, and all logits are in memory at once. There is no
+window shift.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from mmfocal.models import FocalTransformer
 from mmfocal.ops.focal_attention import Layout, relative_index
 
-MASK = -100.0  # what the released code adds to the logits of keys that are not there
+MASK = -100.0  # the released code adds it to the logits of keys outside the map
 
 
 def roll_unfold_backbone(**kwargs) -> FocalTransformer:
@@ -23,19 +24,13 @@ def roll_unfold_backbone(**kwargs) -> FocalTransformer:
         **kwargs: Of `FocalTransformer`, without a window shift.
 
     Returns:
-        FocalTransformer: The same function with the same weights, but for its ring tables, which have the released shape.
+        The same function with the same weights, except for its ring tables, which have the released shape.
     """
     return use_roll_unfold(FocalTransformer(**kwargs))
 
 
 def use_roll_unfold(backbone: FocalTransformer) -> FocalTransformer:
-    """Puts roll + unfold in the place of a backbone's attention, in plain blocks; they keep the weights, and so compute the same.
-
-    Args:
-        backbone (FocalTransformer): Is changed in place.
-
-    Returns:
-        FocalTransformer: The backbone.
+    """Replaces a backbone's blocks by plain ones with roll + unfold attention and the same weights, in place.
 
     Raises:
         ValueError: If it shifts its windows, or a ring is wider than half a window.
@@ -46,11 +41,7 @@ def use_roll_unfold(backbone: FocalTransformer) -> FocalTransformer:
 
 
 class PlainBlock(nn.Module):
-    """A block without what makes ours fast; no dropout, no gains.
-
-    Args:
-        block (nn.Module): The backbone's, whose weights it takes over.
-    """
+    """A block without our optimisations, dropout and layer scale; takes over the weights of `block`."""
 
     def __init__(self, block: nn.Module):
         super().__init__()
@@ -65,16 +56,12 @@ class PlainBlock(nn.Module):
 
 
 class RollUnfoldAttention(nn.Module):
-    """Focal self-attention of a map, with its projections, by roll + unfold.
-
-    Args:
-        attn (nn.Module): The backbone's attention, whose weights it takes over.
-    """
+    """Roll + unfold attention with its projections; takes over the weights of `attn`."""
 
     def __init__(self, attn: nn.Module):
         super().__init__()
         if attn.shift:
-            raise ValueError('roll + unfold has no window shift: leave out use_shift')
+            raise ValueError('roll + unfold: has no window shift; leave out use_shift')
         self.num_heads = attn.num_heads
         self.layout = attn.layout
         self.qkv, self.proj, self.pool_layers = attn.qkv, attn.proj, attn.pool_layers
@@ -98,11 +85,11 @@ class RollUnfoldAttention(nn.Module):
         x = roll_unfold_attention(q, k, v, pooled_kv, self._biases(), self.layout, self.kept)
         return self.proj(x.flatten(3)[:, :h, :w])
 
-    def _heads(self, qkv):
+    def _heads(self, qkv: Tensor) -> Tensor:
         """(B, H, W, 3·C) → (3, B, H, W, heads, head_dim)."""
         return qkv.unflatten(-1, (3, self.num_heads, -1)).permute(3, 0, 1, 2, 4, 5)
 
-    def _pool(self, x, level):
+    def _pool(self, x: Tensor, level: int) -> Tensor:
         """(B, H, W, C) → (B, H/window_size·2^level, W/window_size·2^level, C)."""
         side = self.layout.window_size // 2**level
         rows, cols = self.layout.pooled_size(x.shape[1], x.shape[2], level)
@@ -117,8 +104,8 @@ class RollUnfoldAttention(nn.Module):
             return x.mean(-1)
         return F.linear(x, self.pool_layers[level].weight, self.pool_layers[level].bias).squeeze(-1)
 
-    def _biases(self):
-        """(heads, window_size², keys) for each group of keys."""
+    def _biases(self) -> list[Tensor]:
+        """Returns (heads, window_size², keys) for each group of keys."""
         biases = [self.window_bias_table[:, self.bias_index0]]
         if self.neighbor_bias_table is not None:
             biases.append(self.neighbor_bias_table)
@@ -136,20 +123,20 @@ def roll_unfold_attention(
     layout: Layout,
     kept: Tensor,
 ) -> Tensor:
-    """The function of `mmfocal.ops.focal_attention`, by roll + unfold.
+    """Computes what `mmfocal.ops.focal_attention` computes, by roll + unfold.
 
     Args:
-        q (Tensor): Queries, (B, H, W, heads, head_dim), not yet scaled.
-        k (Tensor): Keys, of the same shape.
-        v (Tensor): Values, of the same shape.
-        pooled_kv (Sequence[Tuple[Tensor, Tensor]]): Each pooled level's keys and values, as for `focal_attention`.
-        biases (Sequence[Tensor]): (heads, window_size², keys) for each group of keys: the window's own, the rolled copies' (if
+        q: Queries, (B, H, W, heads, head_dim), not yet scaled.
+        k: Keys, of the same shape.
+        v: Values, of the same shape.
+        pooled_kv: Keys and values of each pooled level, as for `focal_attention`.
+        biases: (heads, window_size², keys) for each group of keys: the window's own, the rolled copies' (if
             expand_size > 0), each pooled level's.
-        layout (Layout): Windows, ring and pooled levels; no shift.
-        kept (Tensor): The first of `neighbor_columns(layout)`, on q's device.
+        layout: Windows, ring and pooled levels; no shift.
+        kept: The first of `neighbor_columns(layout)`, on q's device.
 
     Returns:
-        Tensor: (B, H, W, heads, head_dim).
+        (B, H, W, heads, head_dim).
     """
     batch, height, width, heads, head_dim = q.shape
     ws = layout.window_size
@@ -175,21 +162,17 @@ def roll_unfold_attention(
 
 
 def neighbor_columns(layout: Layout) -> tuple[Tensor, Tensor]:
-    """The released neighbour table's columns, 132 for window 7 and e = 3.
-
-    Args:
-        layout (Layout): Its window_size and expand_size matter.
+    """Finds the columns of the released neighbour table, 132 for window 7 and e = 3.
 
     Returns:
-        Tuple[Tensor, Tensor]: For each column its position among the four copies' 4·window_size² tokens, and its token's
-        place in the ring.
+        For each column its position among the four copies' 4·window_size² tokens, and its token's place in the ring.
 
     Raises:
         ValueError: If the ring is wider than half a window, so that four copies do not cover it.
     """
     ws, e = layout.window_size, layout.expand_size
     if 2 * e > ws:
-        raise ValueError(f'four rolled copies do not cover a ring of {e} tokens around a window of {ws}')
+        raise ValueError(f'roll + unfold: four copies do not cover a ring of {e} tokens around a window of {ws}')
     row, col = torch.meshgrid(torch.arange(ws), torch.arange(ws), indexing='ij')
     row = torch.stack([row - shift for shift, _ in _shifts(e)])  # where a copy's tokens lie, seen from the window
     col = torch.stack([col - shift for _, shift in _shifts(e)])
@@ -202,39 +185,39 @@ def neighbor_columns(layout: Layout) -> tuple[Tensor, Tensor]:
 
 
 def neighbor_table(ring_bias: Tensor, layout: Layout) -> Tensor:
-    """Spreads a ring's biases over the released table's columns: two columns of one token add up to its weight.
+    """Spreads a ring's biases over the released table's columns, so that two columns of one token add up to its weight.
 
     Args:
-        ring_bias (Tensor): (heads, window_size², ring), 120 keys for window 7 and e = 3.
-        layout (Layout): Its window_size and expand_size matter.
+        ring_bias: (heads, window_size², ring), 120 keys for window 7 and e = 3.
+        layout: Window size and width of the ring.
 
     Returns:
-        Tensor: (heads, window_size², columns), 132 of them.
+        (heads, window_size², columns), 132 columns.
     """
     place = neighbor_columns(layout)[1].to(ring_bias.device)
     copies = place.bincount(minlength=layout.ring)
     return ring_bias[..., place] - copies[place].to(ring_bias.dtype).log()
 
 
-def _shifts(e):
+def _shifts(e: int) -> tuple[tuple[int, int], ...]:
     return (-e, -e), (-e, e), (e, -e), (e, e)
 
 
-def _windows(x, ws):
+def _windows(x: Tensor, ws: int) -> Tensor:
     """(B, H, W, heads, head_dim) → (B·n, heads, window_size², head_dim)."""
     batch, height, width, heads, head_dim = x.shape
     x = x.reshape(batch, height // ws, ws, width // ws, ws, heads, head_dim).permute(0, 1, 3, 5, 2, 4, 6)
     return x.reshape(-1, heads, ws * ws, head_dim)
 
 
-def _rolled_copies(x, layout, kept):
+def _rolled_copies(x: Tensor, layout: Layout, kept: Tensor) -> Tensor:
     """(B, H, W, heads, head_dim) → (B·n, heads, columns, head_dim)."""
     copies = [_windows(x.roll(shift, (1, 2)), layout.window_size) for shift in _shifts(layout.expand_size)]
     return torch.cat(copies, 2)[:, :, kept]
 
 
-def _ring_mask(q, layout, kept) -> Tensor | None:
-    """(n, columns): −100 for what a roll brought from beyond the map where that is not to be seen."""
+def _ring_mask(q: Tensor, layout: Layout, kept: Tensor) -> Tensor | None:
+    """Returns (n, columns): −100 for tokens that a roll brought from the opposite edge where they are hidden."""
     sides = q.shape[1:3]
     cut = [layout.border == 'mask' or side == layout.window_size for side in sides]  # by axis
     if not any(cut):
@@ -251,7 +234,7 @@ def _ring_mask(q, layout, kept) -> Tensor | None:
     return torch.cat(copies, 1)[:, kept].to(q.dtype) * MASK
 
 
-def _unfolded(x, layout, level):
+def _unfolded(x: Tensor, layout: Layout, level: int) -> Tensor:
     """(B, h, w, heads, head_dim) → (B·n, heads, region², head_dim)."""
     batch, _, _, heads, head_dim = x.shape
     side = layout.region(level)

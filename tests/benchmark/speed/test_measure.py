@@ -1,19 +1,22 @@
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from mmfocal.benchmark.speed import measure, memory
-from mmfocal.benchmark.speed.contenders import BACKBONES, Case
-from mmfocal.benchmark.speed.measure import Result, alternate, find_baseline, ratio
+from mmfocal.benchmark.speed import measure
+from mmfocal.benchmark.speed.cases import Case
+from mmfocal.benchmark.speed.implementations import BACKBONES
+from mmfocal.benchmark.speed.measure import Result, Timer, alternate, attempt, cpu_run, find_baseline, ratio
+from mmfocal.benchmark.speed.worker import Worker
 
 TINY = Case('backbone', 'train', 64, 64, arch='nano')
 
 
-def test_rounds_alternate_and_go_on_without_what_fails():
+def test_rounds_alternate_and_continue_without_what_fails():
     order = []
 
-    def timer(step):
-        order.append(step)
+    def time(name):
+        order.append(name)
         if order == ['a', 'b', 'c', 'a', 'b']:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 byte"
@@ -22,7 +25,7 @@ def test_rounds_alternate_and_go_on_without_what_fails():
 
     results = [Result(name, name) for name in 'abcd']
     results[3].status = 'absent'
-    alternate(results, {name: name for name in 'abcd'}, 3, timer)
+    alternate(results, {name: partial(time, name) for name in 'abcd'}, 3)
     assert ''.join(order) == 'abcabcac'
     assert [result.times for result in results] == [[1, 4, 7], [], [3, 6, 8], []]
     assert results[1].status == 'out of memory'
@@ -46,18 +49,31 @@ def test_baseline():
     assert find_baseline(results[2:], 'cpu').name == 'swin_timm'
 
 
-def test_timer_fills_its_time(monkeypatch):
-    """The timer runs short steps more than once, and counts each."""
+def test_timer_repeats_a_short_step(monkeypatch):
     calls = []
     clock = iter(range(100))
     monkeypatch.setattr(measure.time, 'perf_counter', lambda: next(clock) * 0.001)
-    timer = measure.make_timer('cpu', shortest=0.005)
-    assert timer(lambda: calls.append(1)) == pytest.approx(0.001 / 5) and len(calls) == 6
+    timer = Timer(cpu_run(lambda: calls.append(1)), shortest=0.005)
+    assert timer() == pytest.approx(0.001 / 5) and len(calls) == 6
+    assert timer() == pytest.approx(0.001 / 5) and len(calls) == 11
 
 
-def test_memory_in_a_process_of_its_own():
+def test_peak_memory_of_a_worker():
     parameters = sum(parameter.numel() * 4 for parameter in BACKBONES['focal'].build(TINY).parameters())
-    size, reason = memory.cpu_peak('focal', replace(TINY, height=256, width=256), threads=1)
-    assert reason == '' and 2 * parameters < size < 2**30  # weights, gradients and activations, but no library
-    size, reason = memory.cpu_peak('swin_nobody', TINY, threads=1)
-    assert size is None and 'ended with 1: KeyError' in reason
+    with Worker(threads=1) as worker:
+        size = worker.peak_memory('focal', replace(TINY, height=256, width=256))
+        assert 2 * parameters < size < 2**30  # weights, gradients and activations, but no library
+        with pytest.raises(KeyError, match='swin_nobody'):
+            worker.peak_memory('swin_nobody', TINY)
+
+
+def test_a_worker_that_is_killed(monkeypatch):
+    with Worker(threads=1) as worker:
+        worker.build('focal', TINY)
+        assert worker.run(2) > 0
+        (process,) = worker._pool._processes.values()
+        process.kill()
+        process.join()
+        result = Result('focal', '')
+        assert attempt(result, worker.run, 1) is None
+    assert result.status == 'failed' and 'BrokenProcessPool' in result.reason

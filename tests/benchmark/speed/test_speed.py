@@ -1,7 +1,7 @@
 """`tools/benchmark.py speed`: nothing here depends on how long anything takes."""
 
-import importlib.util
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,9 +13,12 @@ import torch
 from torch import nn
 
 from mmfocal.benchmark.speed import command as speed
-from mmfocal.benchmark.speed import report as speed_report
-from mmfocal.benchmark.speed import targets
-from mmfocal.benchmark.speed.contenders import BACKBONES, OPERATORS, Case, Contender, operator_work
+from mmfocal.benchmark.speed import comparison
+from mmfocal.benchmark.speed.cases import Case, operator_work
+from mmfocal.benchmark.speed.implementations import BACKBONES, OPERATORS, Implementation
+from mmfocal.benchmark.speed.scaling import scaling_exponents
+from mmfocal.benchmark.speed.worker import Worker
+from mmfocal.cli import parse_args
 from mmfocal.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
@@ -24,31 +27,26 @@ TINY = Case('backbone', 'train', 64, 64, arch='nano')
 
 def benchmark(monkeypatch, *args):
     """Runs tools/benchmark.py in this process."""
-    spec = importlib.util.spec_from_file_location('benchmark', ROOT / 'tools/benchmark.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', *map(str, args)])
+    args = parse_args(['benchmark', *map(str, args)])
     threads = torch.get_num_threads()
     try:
-        module.main()
+        args.main(args)
     finally:
         torch.set_num_threads(threads)
 
 
 @pytest.fixture
 def no_memory(monkeypatch):
-    """Memory without its processes: 10 MiB each, less for Swin."""
-    monkeypatch.setattr(
-        speed, 'cpu_peak', lambda name, case, threads: ((8 if name.startswith('swin') else 10) << 20, '')
-    )
+    """Memory without worker processes: 10 MiB each, less for Swin."""
+    monkeypatch.setattr(Worker, 'peak_memory', lambda worker, name, case: (8 if name.startswith('swin') else 10) << 20)
 
 
 @pytest.fixture
-def no_rivals(monkeypatch):
-    """None of the libraries is there, but a Swin of one convolution."""
+def no_libraries(monkeypatch):
+    """No library is installed; Swin is one convolution."""
     for name in ('mmdet', 'timm', 'torchvision'):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setitem(BACKBONES, 'swin_mmdet', Contender('Swin, MMDetection', lambda case: Maps()))
+    monkeypatch.setitem(BACKBONES, 'swin_mmdet', Implementation('Swin, MMDetection', lambda case: Maps()))
 
 
 class Maps(nn.Module):
@@ -61,23 +59,23 @@ class Maps(nn.Module):
 
 
 def read(folder):
-    """speed.json, after a look at speed.png: it is a picture, and something is drawn in it."""
+    """Returns speed.json, after a check that speed.png is a picture with something in it."""
     picture = cv2.imread(str(folder / 'speed.png'))
     assert min(picture.shape[:2]) > 150 and picture.std() > 10
     return json.loads((folder / 'speed.json').read_text())
 
 
 def by_name(case):
-    return {entry['name']: entry for entry in case['contenders']}
+    return {entry['name']: entry for entry in case['results']}
 
 
-def test_backbones_from_end_to_end(monkeypatch, capsys, tmp_path, no_rivals, no_memory):
-    """Also what fails or is out of memory is told, and the others go on."""
+def test_backbones_from_end_to_end(monkeypatch, capsys, tmp_path, no_libraries, no_memory):
+    """Failures are reported, and the others continue."""
 
     def too_large(case):
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 GiB\nand more')
 
-    monkeypatch.setitem(BACKBONES, 'focal_gather', Contender('Focal, gather', too_large))
+    monkeypatch.setitem(BACKBONES, 'focal_gather', Implementation('Focal, gather', too_large))
     benchmark(
         monkeypatch,
         'speed',
@@ -105,7 +103,7 @@ def test_backbones_from_end_to_end(monkeypatch, capsys, tmp_path, no_rivals, no_
     assert '× Swin, MMDetection [quartiles]' in said and str(tmp_path / 'new' / 'out' / 'speed.png') in said
     assert 'Swin, timm: absent: ModuleNotFoundError: ' in said and 'Swin, torchvision: absent: ' in said
     assert 'Focal, gather: out of memory: OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n' in said
-    assert 'needs a CUDA device' in said  # the Triton backend says why it is out
+    assert 'needs a CUDA device' in said  # Triton's reason
 
     record = read(tmp_path / 'new' / 'out')
     assert set(record['environment']) >= {'date', 'command', 'commit', 'device', 'cpu', 'threads', 'packages'}
@@ -130,7 +128,7 @@ def test_backbones_from_end_to_end(monkeypatch, capsys, tmp_path, no_rivals, no_
 
 @pytest.mark.parametrize('mode', ['forward', 'train'])
 def test_attention_from_end_to_end(monkeypatch, capsys, tmp_path, mode):
-    monkeypatch.setattr(speed, 'device_rates', lambda device, dtype: (1e9, 1e12))
+    monkeypatch.setattr(comparison, 'device_rates', lambda device, dtype: (1e9, 1e12))
     benchmark(
         monkeypatch,
         'speed',
@@ -160,28 +158,31 @@ def test_attention_from_end_to_end(monkeypatch, capsys, tmp_path, mode):
         assert case['baseline'] == 'window_sdpa' and 'share' not in found['window_sdpa']
 
 
-def test_all_prints_targets_beside_the_figures(monkeypatch, capsys, tmp_path, no_rivals, no_memory):
-    large = replace(TINY, mode='forward')
-    monkeypatch.setattr(
-        speed,
-        'targets',
-        lambda device: [
-            targets.Target('time', (TINY,), 'time', 1e6, 1e-6),
-            targets.Target('memory', (TINY,), 'memory', 1.2, 1.0),
-            targets.Target('speed-up', (large,), 'speed-up', 1e-6, 1e-5),
-        ],
-    )
+def test_all_ends_with_a_summary(monkeypatch, capsys, tmp_path, no_libraries, no_memory):
+    cases = [TINY, replace(TINY, mode='forward')]
+    monkeypatch.setattr(speed, 'preset_cases', lambda device: cases)
     benchmark(monkeypatch, 'speed', '--all', '--repeats', 2, '--device', 'cpu', '--out', tmp_path)
-    lines = capsys.readouterr().out.split('target ')[-1].splitlines()
-    assert lines[0].split() == ['must', 'aim', 'measured']
-    assert ' must met ' in lines[1] and ' ≤ 1.2 ' in lines[2] and ' missed ' in lines[2] and ' aim met ' in lines[3]
     record = read(tmp_path)
-    assert [row['verdict'] for row in record['targets']] == ['must met', 'missed', 'aim met']
-    assert record['targets'][1]['measured'] == 1.25 and record['environment']['threads'] == 2
-    assert len(record['cases']) == 2 and 'focal_reference' not in by_name(record['cases'][0])
+    assert record['environment']['threads'] == 2
+    assert [by_name(case)['focal']['memory_ratio'] for case in record['cases']] == [1.25, 1.25]
+    assert 'focal_reference' not in by_name(record['cases'][0])
+    head, *lines = capsys.readouterr().out.split('\n\n')[-2].splitlines()
+    assert re.split('  +', head) == [
+        'Focal (ours)',
+        'ms',
+        'images/s',
+        '× Swin [quartiles]',
+        '× roll + unfold',
+        'MiB',
+        '× Swin',
+    ]
+    for case, measured, line in zip(cases, record['cases'], lines, strict=True):
+        focal, cells = by_name(measured)['focal'], re.split('  +', line)
+        assert cells[0] == str(case) and cells[1] == f'{focal["median"] * 1e3:.4g}'
+        assert cells[3].startswith(f'{focal["ratio"]:.2f} [') and cells[5:] == ['10', '1.25']
 
 
-def test_each_contender_in_a_process_of_its_own(monkeypatch, capsys, tmp_path, no_memory):
+def test_each_model_in_its_own_process(monkeypatch, capsys, tmp_path, no_memory):
     benchmark(
         monkeypatch,
         'speed',
@@ -189,12 +190,12 @@ def test_each_contender_in_a_process_of_its_own(monkeypatch, capsys, tmp_path, n
         'nano',
         '--sizes',
         '64x64',
-        '--rivals',
+        '--models',
         'focal',
         'focal_triton',
         '--device',
         'cpu',
-        '--apart',
+        '--isolate',
         '--repeats',
         2,
         '--threads',
@@ -215,7 +216,7 @@ def test_profile(monkeypatch, capsys, tmp_path, no_memory):
         'nano',
         '--sizes',
         '64x64',
-        '--rivals',
+        '--models',
         'focal',
         'roll_unfold',
         '--device',
@@ -226,13 +227,15 @@ def test_profile(monkeypatch, capsys, tmp_path, no_memory):
         '--out',
         tmp_path,
     )
-    text = capsys.readouterr().out
-    contenders = json.loads((tmp_path / 'speed.json').read_text())['cases'][0]['contenders']
-    for kind in ('linear layers, convolutions', 'attention: products, softmax', 'copies, gathers, padding'):
-        assert kind in text and all(one['kinds'][kind] > 0 for one in contenders)
+    text = capsys.readouterr().out.split('ms per step, profiled')[1]
+    results = json.loads((tmp_path / 'speed.json').read_text())['cases'][0]['results']
+    for name in ('aten::addmm', 'aten::native_layer_norm', 'aten::copy_'):
+        assert name in text and all(one['operators'][name] > 0 for one in results)
+    total = sum(results[0]['operators'].values()) * 1e3
+    assert float(re.search(r'\nsum +([\d.]+)', text)[1]) == pytest.approx(total, rel=1e-3)
 
 
-def test_scaling(monkeypatch, capsys, tmp_path, no_rivals, no_memory):
+def test_scaling(monkeypatch, capsys, tmp_path, no_libraries, no_memory):
     benchmark(
         monkeypatch,
         'speed',
@@ -257,35 +260,52 @@ def test_scaling(monkeypatch, capsys, tmp_path, no_rivals, no_memory):
 
 def test_scaling_exponents():
     points = [((side, 2 * side), 3e-3 * side**2, 100.0 + side**3) for side in (100, 1000, 10000)]
-    time, size = speed_report.scaling_exponents(points)
+    time, size = scaling_exponents(points)
     assert time == pytest.approx(1) and 1 < size < 1.5
-    assert speed_report.scaling_exponents(points, larger_half=True)[1] == pytest.approx(1.5, abs=1e-3)
-    assert speed_report.scaling_exponents(points[:1]) == (None, None)
-    assert speed_report.scaling_exponents([(size, time, None) for size, time, _ in points])[1] is None
+    assert scaling_exponents(points, larger_half=True)[1] == pytest.approx(1.5, abs=1e-3)
+    assert scaling_exponents(points[:1]) == (None, None)
+    assert scaling_exponents([(size, time, None) for size, time, _ in points])[1] is None
 
 
 @pytest.mark.parametrize(
     'args, sentence',
     [
-        (['--apart', '--profile'], '--apart is for the CPU, and without --profile'),
-        (['--rivals', 'focal', 'resnet'], '--rivals: no contender is called resnet; there are focal, '),
-        (['--rivals', 'window_sdpa'], '--rivals: none of window_sdpa is for backbone: there are focal, '),
-        (['--sizes', '224'], '--sizes: 224 is no HEIGHTxWIDTH in pixels, such as 800x1216'),
-        (['--sizes', '0x224'], '--sizes: 0x224 is no HEIGHTxWIDTH'),
-        (['--device', 'cuda'], '--device cuda needs a GPU'),
-        (['--repeats', '0'], '--repeats must be at least 1, got 0'),
-        (['--batch', '-1'], '--batch must be at least 1, got -1'),
-        (['--all', '--sizes', '64x64'], '--all chooses by itself what is measured: leave out --sizes'),
-        (['--all', '--compile'], 'leave out --compile'),
-        (['--scaling', '--mode', 'forward', 'train'], '--scaling measures backbones in one mode'),
-        (['--out', __file__], 'cannot be made a folder: File exists'),
+        (['--isolate', '--profile'], '--isolate: cannot be combined with --profile; leave out one of them'),
+        (['--isolate', '--device', 'cuda'], '--isolate: works on the CPU only; leave it out or add --device cpu'),
+        (['--models', 'window_sdpa'], '--models window_sdpa: none is for backbone; choose from focal, '),
+        (['--device', 'cuda'], '--device cuda: PyTorch sees no GPU; leave it out to measure on the CPU'),
+        (['--all', '--sizes', '64x64'], '--all: chooses its cases itself; leave out --sizes'),
+        (['--all', '--compile'], '--all: chooses its cases itself; leave out --compile'),
+        (['--scaling', '--mode', 'forward', 'train'], '--scaling: measures backbones in one mode'),
+        (['--out', __file__], f'--out {__file__}: cannot make this folder: File exists'),
     ],
 )
-def test_bad_arguments(monkeypatch, args, sentence):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+def test_arguments_that_do_not_fit(monkeypatch, args, sentence):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: '--isolate' in args)
     with pytest.raises(ConfigError) as info:
         benchmark(monkeypatch, 'speed', *args)
     assert sentence in str(info.value) and '\n' not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    'args, sentence',
+    [
+        (['--models', 'focal', 'resnet'], "argument --models: invalid choice: 'resnet' (choose from "),
+        (
+            ['--sizes', '224'],
+            "argument --sizes: '224' is not HEIGHTxWIDTH with at least 32 pixels a side, e.g. 800x1216",
+        ),
+        (['--sizes', '0x224'], "argument --sizes: '0x224' is not HEIGHTxWIDTH"),
+        (['--sizes', '-64x64'], 'argument --sizes: '),
+        (['--repeats', '0'], "argument --repeats: '0' is not an integer of at least 1"),
+        (['--batch', '-1'], "argument --batch: '-1' is not an integer of at least 1"),
+        (['--threads', '2.5'], "argument --threads: '2.5' is not an integer of at least 1"),
+    ],
+)
+def test_arguments_that_argparse_refuses(monkeypatch, capsys, args, sentence):
+    with pytest.raises(SystemExit) as info:
+        benchmark(monkeypatch, 'speed', *args)
+    assert info.value.code == 2 and sentence in capsys.readouterr().err
 
 
 WITHOUT_LIBRARIES = """
@@ -294,7 +314,7 @@ import runpy, sys
 class Blocker:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name.split('.')[0] in ('mmdet', 'mmcv', 'mmseg', 'timm', 'torchvision', 'matplotlib'):
+        if name.split('.')[0] in ('mmdet', 'mmcv', 'mmseg', 'timm', 'torchvision'):
             raise ModuleNotFoundError(f'No module named {name!r}', name=name)
 
 sys.meta_path.insert(0, Blocker)
@@ -316,7 +336,7 @@ def test_torch_and_mmengine_are_enough(tmp_path):
         'cpu',
         '--out',
         str(tmp_path),
-        '--rivals',
+        '--models',
         'focal',
         'swin_mmdet',
         'swin_timm',
@@ -325,6 +345,5 @@ def test_torch_and_mmengine_are_enough(tmp_path):
     done = subprocess.run([sys.executable, '-c', WITHOUT_LIBRARIES, *args], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Swin, MMDetection: absent: ModuleNotFoundError: No module named 'mmdet'" in done.stdout
-    assert 'no plot: matplotlib is not installed' in done.stdout and not (tmp_path / 'speed.png').exists()
-    focal = by_name(json.loads((tmp_path / 'speed.json').read_text())['cases'][0])['focal']
+    focal = by_name(read(tmp_path)['cases'][0])['focal']
     assert focal['status'] == 'ok' and focal['memory'] > 0 and 'ratio' not in focal

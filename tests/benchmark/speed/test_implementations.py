@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from mmfocal.benchmark.speed import contenders
-from mmfocal.benchmark.speed.contenders import BACKBONES, OPERATORS, Case, Contender, make_step, operator_work
+from mmfocal.benchmark.speed import implementations
+from mmfocal.benchmark.speed.cases import Case, operator_work, preset_cases
+from mmfocal.benchmark.speed.implementations import BACKBONES, OPERATORS, Implementation
+from mmfocal.benchmark.speed.steps import make_step
 
 TINY = Case('backbone', 'train', 64, 64, arch='nano')
 
@@ -21,8 +23,7 @@ class Maps(nn.Module):
         return [self.conv(x)]
 
 
-def test_operators_agree():
-    """The operators that are measured compute the same, whatever their speed."""
+def test_operators_compute_the_same():
     torch.manual_seed(0)
     case = Case('attention', 'forward', 64, 96, arch='nano', stage=0)
     heads, head_dim = case.heads
@@ -54,17 +55,17 @@ def test_step_leaves_no_gradients(monkeypatch):
         models.append(Maps())
         return models[-1]
 
-    step = make_step(Contender('', build), TINY)
+    step = make_step(Implementation('', build), TINY)
     step()
     assert models[0].training and all(parameter.grad is None for parameter in models[0].parameters())
-    make_step(Contender('', build), replace(TINY, mode='forward', dtype='bfloat16'))()
+    make_step(Implementation('', build), replace(TINY, mode='forward', dtype='bfloat16'))()
     assert not models[1].training and models[1].conv.weight.dtype == torch.bfloat16
-    make_step(Contender('', build, casts=False), replace(TINY, mode='forward', dtype='bfloat16'))()
+    make_step(Implementation('', build, casts=False), replace(TINY, mode='forward', dtype='bfloat16'))()
     assert models[2].conv.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize('name, fused', [('swin_timm', False), ('swin_timm_fused', True)])
-def test_timm_is_called_as_it_wants(monkeypatch, name, fused):
+def test_arguments_of_timm(monkeypatch, name, fused):
     calls = []
     timm, layers = types.ModuleType('timm'), types.ModuleType('timm.layers')
     layers.set_fused_attn = lambda enable, experimental: calls.append((enable, experimental))
@@ -88,7 +89,7 @@ def test_timm_is_called_as_it_wants(monkeypatch, name, fused):
     ]
 
 
-def test_torchvision_gives_the_stages(monkeypatch):
+def test_torchvision_returns_the_stages(monkeypatch):
     class SwinTransformer(nn.Module):
         def __init__(self, **kwargs):
             super().__init__()
@@ -114,5 +115,28 @@ def test_a_broken_library_is_absent(monkeypatch):
     def broken(name):
         raise RuntimeError('operator torchvision::nms does not exist\nlong story')
 
-    monkeypatch.setattr(contenders.importlib, 'import_module', broken)
-    assert contenders.absence(BACKBONES['swin_torchvision']) == 'RuntimeError: operator torchvision::nms does not exist'
+    monkeypatch.setattr(implementations.importlib, 'import_module', broken)
+    assert (
+        implementations.import_error(BACKBONES['swin_torchvision'])
+        == 'RuntimeError: operator torchvision::nms does not exist'
+    )
+
+
+def test_preset_cases_of_a_cpu():
+    assert preset_cases('cpu') == [
+        Case('backbone', 'forward', 800, 1216),
+        Case('backbone', 'forward', 224, 224, batch=8),
+        Case('backbone', 'train', 448, 448, batch=2),
+    ]
+
+
+@pytest.mark.parametrize('bf16, dtypes', [(True, ['bfloat16', 'float16']), (False, ['float16'])])
+def test_preset_cases_of_a_gpu(monkeypatch, bf16, dtypes):
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: bf16)
+    found = preset_cases('cuda')
+    common = dict(height=800, width=1216, batch=8, device='cuda', arch='tiny')
+    assert all(getattr(case, key) == value for case in found for key, value in common.items())
+    backbones = [(case.mode, case.dtype) for case in found if case.what == 'backbone']
+    assert backbones == [*(('forward', dtype) for dtype in dtypes), ('train', dtypes[0])]
+    attention = [(case.mode, case.stage, case.dtype) for case in found if case.what == 'attention']
+    assert attention == [(mode, stage, dtypes[0]) for mode in ('forward', 'train') for stage in range(4)]

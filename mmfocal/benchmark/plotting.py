@@ -1,0 +1,75 @@
+"""Axes and colours of the benchmark's plots, and SVG whose colours are a page's CSS variables."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Each stands for the CSS variable of its name; `to_svg` replaces it.
+VARIABLES = ('ink', 'soft', 'rule', 'paper', 'ResNet', 'ResNeXt', 'PVT', 'ViL', 'Swin', 'Focal')
+CSS_COLOURS = {name: f'#0000{number:02x}' for number, name in enumerate(VARIABLES, 1)}
+SVG = 'http://www.w3.org/2000/svg'
+XLINK = 'http://www.w3.org/1999/xlink'
+PIXELS_PER_INCH = 72  # the user unit of matplotlib's SVG
+
+STYLE = {
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.axisbelow': True,
+    'axes.autolimit_mode': 'round_numbers',
+    'svg.fonttype': 'none',
+    'svg.hashsalt': 'mmfocal',
+}
+
+
+@contextmanager
+def style(**settings: object) -> Iterator[None]:
+    """Applies the benchmark's style, and further settings of matplotlib, while figures are made and drawn."""
+    with matplotlib.rc_context({**STYLE, **settings}):
+        yield
+
+
+def pixel_figure(width: int, height: int) -> Figure:
+    """Makes a figure whose size is in pixels of an SVG."""
+    return Figure((width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), dpi=PIXELS_PER_INCH, facecolor='none')
+
+
+def label_bars(axes: Axes, labels: list[str], **options: object) -> None:
+    """Writes a label at the end of each bar drawn last."""
+    axes.bar_label(axes.containers[-1], labels, padding=4, **options)
+
+
+def to_svg(figure: Figure, label: str, titles: dict[str, str] | None = None) -> str:
+    """Draws a figure as an SVG element for an HTML page.
+
+    Args:
+        figure: Its colours are of `CSS_COLOURS`.
+        label: Describes it to those who cannot see it.
+        titles: gid of an artist → its tooltip.
+    """
+    stream = StringIO()
+    figure.savefig(
+        stream, format='svg', transparent=True, metadata=dict(Date=None, Creator=None, Format=None, Type=None)
+    )
+    text = stream.getvalue()
+    for name, colour in CSS_COLOURS.items():
+        text = text.replace(colour, f'var(--{name})')
+    root = ElementTree.fromstring(text)
+    for child in root.findall(f'{{{SVG}}}metadata'):
+        root.remove(child)
+    for group in root.iter(f'{{{SVG}}}g'):
+        gid = group.attrib.pop('id', None)  # several figures of one page must not share ids
+        if titles and gid in titles:
+            title = ElementTree.Element(f'{{{SVG}}}title')
+            title.text = titles[gid]
+            group.insert(0, title)
+    for name in ('width', 'height', 'version'):
+        root.attrib.pop(name, None)
+    root.attrib.update({'role': 'img', 'aria-label': label})
+    ElementTree.register_namespace('', SVG)
+    ElementTree.register_namespace('xlink', XLINK)
+    return ElementTree.tostring(root, encoding='unicode')

@@ -1,0 +1,154 @@
+"""The command `mmfocal` and its subcommands, which are also the scripts of tools/."""
+
+import argparse
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mmfocal
+
+DESCRIPTION = """Focal Transformer for dense prediction: train, test and measure detectors and segmentors.
+
+CONFIG is a file, one of mmfocal's configs by name (atss_focal_tiny_3x), or one of MMDetection's or
+MMSegmentation's (mmdet::retinanet/retinanet_r50_fpn_1x_coco.py)."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand, whose module is imported only if it is called.
+
+    Args:
+        help: Its line in the list of commands.
+        module: Module with `add_arguments(parser)` and `main(args)`; its docstring is the description.
+        commands: Subcommands, instead of `module`.
+    """
+
+    help: str
+    module: str = ''
+    commands: Mapping[str, 'Command'] = field(default_factory=dict)
+
+
+COMMANDS = {
+    'train': Command('train a detector or segmentor', 'mmfocal.cli.train'),
+    'test': Command('test a checkpoint', 'mmfocal.cli.test'),
+    'check-dataset': Command("list the problems of a config's data sets", 'mmfocal.cli.check_dataset'),
+    'visualize': Command(
+        'draw what a network sees',
+        commands={
+            'heatmaps': Command(
+                'RepPoints V2: corner heatmaps and foreground map, predicted and annotated',
+                'mmfocal.visualization.heatmaps',
+            ),
+        },
+    ),
+    'benchmark': Command(
+        "measure speed, memory and FLOPs; reproduce the paper's tables",
+        commands={
+            'speed': Command(
+                'time and memory of focal attention and of its baselines', 'mmfocal.benchmark.speed.command'
+            ),
+            'complexity': Command('parameters and FLOPs of configs', 'mmfocal.benchmark.complexity'),
+            'iteration': Command("time of a detector's training iteration", 'mmfocal.benchmark.iteration'),
+            'run': Command("train and test the cells of one of the paper's tables", 'mmfocal.benchmark.paper.run'),
+            'collect': Command('collect results from work directories', 'mmfocal.benchmark.paper.collect'),
+            'report': Command("write a page of results beside the paper's", 'mmfocal.benchmark.paper.report'),
+        },
+    ),
+    'convert': Command(
+        'convert weights',
+        commands={'released': Command('a released Focal Transformer checkpoint', 'mmfocal.cli.convert_released')},
+    ),
+    'make-shapes': Command('make the shapes data set, in the layout of COCO 2017', 'mmfocal.cli.make_shapes'),
+    'demo': Command('train a small detector on shapes in minutes, on a CPU', 'mmfocal.cli.demo'),
+}
+
+
+def main() -> None:
+    """Runs the command line of this process."""
+    _run(parse_args(sys.argv[1:]))
+
+
+def parse_args(arguments: list[str]) -> argparse.Namespace:
+    """Parses a command line, and imports only what that needs.
+
+    Args:
+        arguments: Without the program's name.
+
+    Returns:
+        With `main`, which takes it.
+    """
+    parser = _parser('mmfocal', DESCRIPTION)
+    parser.add_argument('--version', action='version', version=f'mmfocal {mmfocal.__version__}')
+    parser.add_argument('--print-completion', metavar='SHELL', help='print a completion script for bash, zsh or tcsh')
+    if any(one.startswith('--print-completion') for one in arguments):
+        _add_commands(parser, COMMANDS)
+        _print_completion(parser, arguments)
+    _add_commands(parser, COMMANDS, arguments)
+    return parser.parse_args(arguments)
+
+
+def run_script(file: str, *path: str) -> None:
+    """Runs a command as one of the scripts of tools/.
+
+    Args:
+        file: The script.
+        path: The command, e.g. 'visualize'.
+    """
+    command = Command('', commands=COMMANDS)
+    for name in path:
+        command = command.commands[name]
+    parser = _parser(Path(file).name, '')
+    _fill(parser, command, sys.argv[1:])
+    _run(parser.parse_args())
+
+
+def _run(args: argparse.Namespace) -> None:
+    from mmfocal.engine import one_sentence_errors
+
+    with one_sentence_errors():
+        args.main(args)
+
+
+def _parser(prog: str, description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def _add_commands(
+    parser: argparse.ArgumentParser, commands: Mapping[str, Command], wanted: Iterable[str] | None = None
+) -> None:
+    """Adds subcommands, those that are not among the wanted words without their arguments, whose modules take seconds."""
+    subparsers = parser.add_subparsers(required=True, metavar='COMMAND')
+    for name, command in commands.items():
+        child = subparsers.add_parser(
+            name, help=command.help, formatter_class=argparse.RawDescriptionHelpFormatter, description=command.help
+        )
+        if wanted is None or name in wanted:
+            _fill(child, command, wanted)
+
+
+def _fill(parser: argparse.ArgumentParser, command: Command, wanted: Iterable[str] | None) -> None:
+    if command.commands:
+        parser.description = command.help[:1].upper() + command.help[1:] + '.'
+        _add_commands(parser, command.commands, wanted)
+        return
+    module = importlib.import_module(command.module)
+    parser.description = inspect.getdoc(module)
+    module.add_arguments(parser)
+    parser.set_defaults(main=module.main, configs=mmfocal.CONFIGS)
+
+
+def _print_completion(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
+    try:
+        import shtab
+    except ImportError:
+        parser.error('--print-completion: shtab is not installed; pip install shtab')
+    completion = argparse.ArgumentParser(prog=parser.prog, add_help=False)
+    completion.add_argument('--print-completion', choices=shtab.SUPPORTED_SHELLS, required=True)
+    shell = completion.parse_known_args(arguments)[0].print_completion
+    print(shtab.complete(parser, shell))
+    raise SystemExit

@@ -1,0 +1,109 @@
+"""Tests a detector or segmentor."""
+
+import argparse
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from mmfocal.cli.arguments import add_config, add_runner
+from mmfocal.errors import ConfigError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments, which are those of the tools/test.py of MMDetection and MMSegmentation."""
+    add_config(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--out', help='detection: .pkl file for the predictions; segmentation: folder for the label maps'
+    )
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', help='folder for pictures of ground truth and predictions')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image')
+    parser.add_argument('--tta', action='store_true', help="test-time augmentation, by the config's tta_pipeline")
+    add_runner(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Tests.
+
+    Args:
+        args: Of `add_arguments`.
+
+    Raises:
+        UserError: If the config, its data or the checkpoint cannot be used.
+    """
+    from mmengine.evaluator import DumpResults
+    from mmengine.registry import RUNNERS
+
+    import mmfocal.registration  # noqa: F401  registers what configs name
+    from mmfocal.engine import load_config
+
+    cfg = load_config(args)
+    cfg.load_from = args.checkpoint
+    segmentation = cfg.get('default_scope') == 'mmseg'
+    if args.show or args.show_dir:
+        enable_visualization(cfg, args, segmentation)
+    if args.tta:
+        enable_tta(cfg, args.config, segmentation)
+    if args.out and segmentation:
+        for evaluator in evaluators(cfg):
+            evaluator.update(output_dir=args.out, keep_results=True)
+    elif args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise ConfigError(f'--out: {args.out} must end in .pkl; rename it')
+
+    runner = RUNNERS.build(cfg)
+    if args.out and not segmentation:
+        metric = DumpResults
+        if cfg.default_scope == 'mmdet':
+            from mmdet.evaluation import DumpDetResults as metric
+        runner.test_evaluator.metrics.append(metric(out_file_path=args.out))
+    runner.test()
+
+
+def evaluators(cfg: Config) -> list[ConfigDict]:
+    """Returns the settings of all test evaluators."""
+    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+
+
+def enable_visualization(cfg: Config, args: argparse.Namespace, segmentation: bool) -> None:
+    """Makes the visualization hook draw what `--show` and `--show-dir` ask for.
+
+    Raises:
+        ConfigError: If the config has no such hook.
+    """
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ConfigError(
+            f'{args.config}: --show and --show-dir need default_hooks.visualization; add it to the config'
+        )
+    hook.draw = True
+    if args.show:
+        hook.update(show=True, wait_time=args.wait_time)
+    if args.show_dir and segmentation:
+        hook.interval = 1
+        cfg.visualizer.save_dir = args.show_dir
+    elif args.show_dir:
+        hook.test_out_dir = str(Path(args.show_dir).absolute())  # MMDetection puts a relative one elsewhere
+
+
+def enable_tta(cfg: Config, name: str, segmentation: bool) -> None:
+    """Wraps the model for test-time augmentation.
+
+    Args:
+        cfg: The config, which is changed.
+        name: Its name, for the error.
+        segmentation: Whether it is MMSegmentation's.
+
+    Raises:
+        ConfigError: If the config has no settings for it.
+    """
+    if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
+        raise ConfigError(f'{name}: --tta needs tta_model and tta_pipeline; add them to the config')
+    if not segmentation and cfg.model.get('roi_head', {}).get('mask_head'):
+        print('--tta: boxes only, since MMDetection does not merge masks; the mask head is not used')
+        cfg.model.roi_head.mask_head = None
+        for evaluator in evaluators(cfg):
+            if 'segm' in evaluator.get('metric', ()):
+                evaluator.metric = 'bbox'
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline

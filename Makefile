@@ -1,47 +1,66 @@
 # `make demo` and `make test` set themselves up. What a user may choose (`make help` says more):
-VENV ?= .venv
+STACK ?= openmmlab
+VENV ?= $(if $(filter onedl,$(STACK)),.venv-onedl,.venv)
 TORCH ?=
+OPS ?= $(if $(filter onedl,$(STACK)),,compile)
 SEED ?=
-PYTHON = python3.12 python3.11 python3
+PYTEST_OPTIONS ?=
+PYTHON = python3.12 python3.11 python3.13 python3.10 python3
 RUN = "$(VENV)/bin/python"
+PYTEST = $(RUN) -m pytest -q $(PYTEST_OPTIONS)
+NUMERICAL = tests/ops tests/models tests/weights -m 'not slow and not configs'
 
 help:
-	@echo 'make demo         train a small detector on drawn shapes, about 10 minutes on 2 cores [SEED=NUMBER]'
+	@echo 'make demo         train a small detector on generated shapes, about 10 minutes on 2 cores [SEED=NUMBER]'
 	@echo 'make test         the tests'
 	@echo 'make test-slow    tests that take long, mostly of several processes'
 	@echo 'make test-configs a training step and a prediction with every config, about 10 minutes on 2 cores'
+	@echo 'make test-cpus    the numerical tests without AVX-512, and without AVX2'
+	@echo 'make lint         ruff and mypy'
 	@echo 'make install      only the set-up, which the others do by themselves'
 	@echo 'make docs         the documentation, into site/'
 	@echo 'make clean        remove .venv and what was built, but not work_dirs/ and data/'
 	@echo
-	@echo 'VENV=PATH         the environment, made if it is not there (.venv); a torch in it stays;'
+	@echo 'VENV=PATH         the environment, created if it does not exist (.venv); a torch in it stays;'
 	@echo '                  for the active one: make VENV="$$VIRTUAL_ENV" or make VENV="$$CONDA_PREFIX"'
 	@echo 'TORCH=2.8.0       torch of a new environment, a version or what pip takes (requirements/tested.txt)'
-	@echo 'PYTHON=PATH       Python of a new environment, 3.11 or 3.12 ($(PYTHON))'
+	@echo 'OPS=compile       compile the operators of MMCV, 10 minutes on 2 cores; default: mmfocal.ops.mmcv_ops'
+	@echo "STACK=onedl       OneDL's forks of OpenMMLab's libraries, in .venv-onedl"
+	@echo 'PYTHON=PATH       Python of a new environment, 3.10 to 3.13 ($(PYTHON))'
 
-# With the environment's Python or, before it is there, the first of $(PYTHON) that runs and is 3.11 or 3.12.
+# With the environment's Python or, before it is there, the first of $(PYTHON) that runs and is supported.
 install:
 	@for python in $(RUN) $(PYTHON); do \
-		if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null; then \
-			exec "$$python" tools/install/install.py --venv "$(VENV)" --torch "$(TORCH)"; \
+		if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then \
+			exec "$$python" tools/install/install.py --venv "$(VENV)" --torch "$(TORCH)" --stack "$(STACK)" --ops "$(OPS)"; \
 		fi; \
 	done; \
-	echo 'mmfocal set-up: Python 3.11 or 3.12 is needed, and none of these is one: $(PYTHON);' \
-		'install it, or name it with PYTHON=PATH' >&2; \
+	echo 'mmfocal set-up: none of these is Python 3.10 to 3.13: $(PYTHON);' \
+		'install one of them, or name it with PYTHON=PATH' >&2; \
 	exit 1
 
 demo: install
 	$(RUN) tools/demo.py $(if $(SEED),--seed $(SEED))
 
+lint: install
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
 test: install
-	$(RUN) -m pytest -q -m 'not slow and not configs'
+	$(PYTEST) -m 'not slow and not configs'
 
 # pytest's exit code 5: there is none.
 test-slow: install
-	$(RUN) -m pytest -q -m slow || [ $$? -eq 5 ]
+	$(PYTEST) -m slow || [ $$? -eq 5 ]
 
 test-configs: install
-	$(RUN) -m pytest -q -m configs
+	$(PYTEST) -m configs
+
+# PyTorch chooses kernels by what the CPU can; these are what other CPUs choose.
+test-cpus: install
+	ATEN_CPU_CAPABILITY=default $(PYTEST) $(NUMERICAL)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(PYTEST) $(NUMERICAL)
 
 # The site's environment needs neither torch nor OpenMMLab: mkdocstrings reads the source.
 docs: .venv-docs/installed
@@ -53,7 +72,8 @@ docs: .venv-docs/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-docs site build dist mmfocal.egg-info .pytest_cache .hypothesis
+	rm -rf .venv .venv-onedl .venv-docs site build dist mmfocal.egg-info
+	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .coverage
 	find mmfocal tests tools -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: help install demo test test-slow test-configs docs clean
+.PHONY: help install demo lint test test-slow test-configs test-cpus docs clean

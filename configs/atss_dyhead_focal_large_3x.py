@@ -1,5 +1,5 @@
-# ATSS whose head is six blocks of DyHead (https://arxiv.org/abs/2106.08322), with MMDetection's settings for Swin-L. Those train 24 epochs at
-# shorter sides 480–1200 and test at 1200; this is the 3x schedule of all others here.
+# ATSS with six blocks of DyHead (https://arxiv.org/abs/2106.08322) and MMDetection's settings for Swin-L. MMDetection
+# trains 24 epochs at shorter sides 480–1200 and tests at 1200; this is the 3x schedule of the other configs.
 _base_ = [
     '_base_/models/atss.py',
     '_base_/backbones/focal_large.py',

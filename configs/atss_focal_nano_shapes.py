@@ -1,4 +1,4 @@
-# A detector of 1.2 M parameters that learns the generated shapes from scratch in minutes on a CPU: `make demo`.
+# A detector with 1.2 M parameters that learns the generated shapes from scratch in minutes on a CPU: `make demo`.
 _base_ = [
     '_base_/models/atss_nano.py',
     '_base_/backbones/focal_nano.py',

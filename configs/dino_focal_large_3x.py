@@ -1,4 +1,4 @@
-# With the five feature levels and the recomputing of blocks of MMDetection's DINO with Swin-L.
+# Five feature levels and activation checkpointing, as in MMDetection's DINO with Swin-L.
 _base_ = [
     '_base_/models/dino.py',
     '_base_/backbones/focal_large.py',
@@ -15,4 +15,4 @@ model = dict(
     decoder=dict(layer_cfg=dict(cross_attn_cfg=dict(num_levels=5))),
 )
 
-train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=False)))  # as MMDetection's DINO
+train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=False)))  # as in MMDetection

@@ -11,4 +11,4 @@ model = dict(
     neck=dict(in_channels=_base_.channels[1:]),
 )
 
-train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=False)))  # as MMDetection's DINO
+train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=False)))  # as in MMDetection

@@ -11,4 +11,4 @@ model = dict(
     panoptic_head=dict(in_channels=_base_.channels),
 )
 
-custom_hooks = [*_base_.custom_hooks, dict(type='CheckPanopticClassesHook')]
+default_hooks = dict(check_panoptic_classes=dict(type='CheckPanopticClassesHook'))

@@ -7,7 +7,7 @@ _base_ = [
 ]
 
 model = dict(
-    # As MMDetection's: all stages are trained, the affine parameters of their norms are not.
+    # As in MMDetection: all stages are trained, but not the affine parameters of their norms.
     backbone=dict(_base_.backbone, frozen_stages=-1, norm_cfg=dict(type='BN', requires_grad=False)),
     panoptic_head=dict(in_channels=_base_.channels),
 )

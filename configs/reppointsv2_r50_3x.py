@@ -1,5 +1,6 @@
-# With the schedule of Swin-T and Focal-T, AdamW 1e-4: the Swin paper (section 4.2), where Table 5's ResNet-50 rows come from, trains both backbones
-# with the same settings. The released recipe, SGD 0.01 for 12 epochs, is reppointsv2_r50_1x.py.
+# The schedule of Swin-T and Focal-T (AdamW 1e-4): the ResNet-50 rows of Table 5 come from the Swin paper (section
+# 4.2), which trains both backbones with the same settings. The released recipe, SGD 0.01 for 12 epochs, is
+# reppointsv2_r50_1x.py.
 _base_ = [
     '_base_/models/reppointsv2.py',
     '_base_/backbones/r50.py',

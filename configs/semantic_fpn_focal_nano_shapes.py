@@ -1,4 +1,4 @@
-# Semantic FPN for the generated shapes' label maps, with the backbone of the ATSS demo.
+# Semantic FPN for the label maps of the generated shapes, with the backbone of the ATSS demo.
 _base_ = [
     '_base_/models/semantic_fpn.py',
     '_base_/backbones/focal_nano.py',

@@ -1,4 +1,4 @@
-# The released project's largest: weights from ImageNet-22K, 640 × 640 pixels.
+# The largest model of the released project: weights from ImageNet-22K, 640×640 pixels.
 _base_ = [
     '_base_/models/upernet_focal.py',
     '_base_/backbones/focal_large.py',

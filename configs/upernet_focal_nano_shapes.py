@@ -1,4 +1,4 @@
-# UPerNet for the generated shapes' label maps, with the backbone of the ATSS demo.
+# UPerNet for the label maps of the generated shapes, with the backbone of the ATSS demo.
 _base_ = [
     '_base_/models/upernet.py',
     '_base_/backbones/focal_nano.py',

@@ -15,7 +15,7 @@ from mmengine.logging import MMLogger
 
 from mmfocal.datasets.shapes import make_shapes
 from mmfocal.engine import one_sentence_errors
-from mmfocal.engine.saving import damage
+from mmfocal.engine.checkpointer import corruption_reason
 from mmfocal.errors import UserError
 from mmfocal.weights import load_checkpoint
 
@@ -131,8 +131,8 @@ class Training:
         if not pointer.exists() and not self.iteration:
             return 0
         path = pointer.read_text()
-        if damage(path):
-            raise UserError(f'last_checkpoint names {path}, which is damaged: {damage(path)}')
+        if corruption_reason(path):
+            raise UserError(f'last_checkpoint names {path}, which is corrupt: {corruption_reason(path)}')
         iteration = load_checkpoint(self.checkpoint())['meta']['iter']
         if iteration < self.iteration:
             raise UserError(f'{path} holds {iteration} iterations, and {self.iteration} were saved before')

@@ -47,7 +47,7 @@ def main():
         args.work_dir = args.work_dir or work_dir
         cfg = load_config(args)
         cfg.update(val_dataloader=None, val_cfg=None, val_evaluator=None, param_scheduler=[])
-        cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=args.warm_up + args.iters)
+        cfg.train_cfg = dict(type='ResumableIterLoop', max_iters=args.warm_up + args.iters)
         cfg.default_hooks.checkpoint = None
         runner = RUNNERS.build(cfg)
         log = MemoryLog()

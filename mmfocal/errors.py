@@ -34,3 +34,7 @@ class DivergenceError(UserError, ArithmeticError):
 
 class OutOfMemoryError(UserError, MemoryError):
     """A batch does not fit into the memory."""
+
+
+class MissingOperatorError(UserError, NotImplementedError):
+    """An operator of MMCV is called that exists only compiled."""

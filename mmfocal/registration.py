@@ -1,14 +1,18 @@
-"""Registers all classes that configs name, as far as the installed libraries allow; configs' `custom_imports` name it."""
+"""Registers what configs name, as far as the installed libraries allow; `custom_imports` of configs name this module."""
 
 from importlib.util import find_spec
 
 from mmfocal import engine, models  # noqa: F401
 from mmfocal.engine.config_paths import register_config_prefix
-from mmfocal.models import flop_handles  # noqa: F401
+from mmfocal.models.flop_handles import register_flop_handles
+from mmfocal.ops import mmcv_ops
 from mmfocal.weights import register_safe_loaders
 
 register_safe_loaders()
 register_config_prefix()
+register_flop_handles()
+if find_spec('mmcv'):
+    mmcv_ops.install()  # before MMDetection and MMSegmentation import mmcv.ops
 if find_spec('mmdet'):
     from mmfocal.datasets import coco, coco_panoptic  # noqa: F401
     from mmfocal.models import reppoints_v2  # noqa: F401

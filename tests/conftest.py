@@ -8,6 +8,9 @@ if not torch.cuda.is_available():  # then Triton's kernels run in its interprete
     os.environ.setdefault('TRITON_INTERPRET', '1')
 
 from mmfocal.datasets.shapes import make_shapes
+from mmfocal.ops import mmcv_ops
+
+mmcv_ops.install()  # test modules import MMDetection before mmfocal.registration
 
 
 @pytest.fixture(autouse=True)

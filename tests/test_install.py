@@ -1,4 +1,4 @@
-"""The set-up: what it says when something is missing, and what it chooses. Nothing big is installed here."""
+"""The set-up: its errors, and what it chooses. Nothing big is installed here."""
 
 import fcntl
 import os
@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / 'tools' / 'install'))
 
 import checks  # noqa: E402
+import compile_mmcv  # noqa: E402
 import environment  # noqa: E402
 import install  # noqa: E402
-import mmcv_ops  # noqa: E402
 
 
 def script(path, text):
@@ -27,10 +27,10 @@ def script(path, text):
     return path
 
 
-def run_install(folder, **variables):
+def run_install(folder, *options, **variables):
     """Runs the set-up as `make` does, with these environment variables; returns the line it fails with."""
     done = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'install' / 'install.py', '--venv', folder],
+        [sys.executable, ROOT / 'tools' / 'install' / 'install.py', '--venv', folder, *options],
         env=os.environ | variables,
         capture_output=True,
         text=True,
@@ -40,36 +40,40 @@ def run_install(folder, **variables):
     return line
 
 
-# What is missing.
+def new_environment(folder):
+    return environment.Environment(folder, install.PYTHONS)
+
+
+# Errors.
 
 
 def test_no_compiler(tmp_path):
-    line = run_install(tmp_path / 'venv', PATH=str(tmp_path), CXX='c++')
+    line = run_install(tmp_path / 'venv', '--ops', 'compile', PATH=str(tmp_path), CXX='c++')
     assert line.startswith('mmfocal set-up: no C++17 compiler: `c++` does not compile (No such file or dir')
     assert not (tmp_path / 'venv').exists()
 
 
 def test_compiler_that_is_too_old(tmp_path):
     old = script(tmp_path / 'old', 'echo "cc1plus: unrecognised option -std=c++17" >&2; exit 1')
-    assert f'`{old}` does not compile (cc1plus: unrecognised' in run_install(tmp_path / 'venv', CXX=str(old))
+    assert f'`{old}` does not compile (cc1plus: unrecognised' in run_install(
+        tmp_path / 'venv', '--ops', 'compile', CXX=str(old)
+    )
 
 
 def test_no_headers(tmp_path, monkeypatch):
-    monkeypatch.setattr(install.sysconfig, 'get_path', lambda name: tmp_path)
-    monkeypatch.setattr(install, 'check_compiler', lambda: None)
-    with pytest.raises(checks.SetupError, match=r'Python\.h is missing.*install python3\.1[12]-dev'):
-        install.set_up(environment.Environment(tmp_path / 'venv'), '')
+    monkeypatch.setattr(compile_mmcv.sysconfig, 'get_path', lambda name: tmp_path)
+    monkeypatch.setattr(compile_mmcv, 'check_compiler', lambda: None)
+    with pytest.raises(checks.SetupError, match=r'Python\.h is missing.*install python3\.1[0-3]-dev'):
+        install.set_up(new_environment(tmp_path / 'venv'), ops='compile')
     assert not (tmp_path / 'venv').exists()
     (tmp_path / 'Python.h').touch()
-    checks.check_headers(tmp_path)
+    compile_mmcv.check_headers(tmp_path)
 
 
 def test_no_disk_space(tmp_path, monkeypatch):
     monkeypatch.setattr(checks.shutil, 'disk_usage', lambda path: SimpleNamespace(free=7_000_123))
-    monkeypatch.setattr(install, 'check_headers', lambda include: None)
-    monkeypatch.setattr(install, 'check_compiler', lambda: None)
     with pytest.raises(checks.SetupError, match=r'[\d,]{13} bytes are needed in .* and 7,000,123 are free'):
-        install.set_up(environment.Environment(tmp_path / 'venv'), '')
+        install.set_up(new_environment(tmp_path / 'venv'))
     assert not (tmp_path / 'venv').exists()
 
 
@@ -85,11 +89,10 @@ def test_disk_space_is_summed_for_one_disk(tmp_path, monkeypatch, kind):
 
 
 def test_no_package_index(tmp_path, monkeypatch):
-    script(tmp_path / 'c++', 'exit 0')
     for name in [name for name in os.environ if name.startswith('PIP_')]:
         monkeypatch.delenv(name)
     nowhere = dict(PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL='http://127.0.0.1:9/simple', PIP_RETRIES='1')
-    line = run_install(tmp_path / 'venv', CXX=str(tmp_path / 'c++'), **nowhere)
+    line = run_install(tmp_path / 'venv', **nowhere)
     assert 'no package index answers' in line and str(tmp_path / 'venv' / 'mmfocal-install.log') in line
 
 
@@ -113,7 +116,7 @@ def test_two_set_ups_of_a_clone_wait_for_each_other(tmp_path):
     script = ROOT / 'tools' / 'install' / 'install.py'
     with open(script) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        command = [sys.executable, script, '--venv', tmp_path / 'venv']
+        command = [sys.executable, script, '--venv', tmp_path / 'venv', '--ops', 'compile']
         second = subprocess.Popen(
             command, env={'CXX': 'absent'}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -128,21 +131,21 @@ def test_environment_that_cannot_serve(tmp_path):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'thesis.tex').touch()
     with pytest.raises(checks.SetupError, match='neither empty nor a Python environment'):
-        environment.Environment(tmp_path / 'full')
-    script(tmp_path / 'old' / 'bin' / 'python', 'echo 3.10')
-    with pytest.raises(checks.SetupError, match='holds Python 3.10, but 3.11 or 3.12 is needed'):
-        environment.Environment(tmp_path / 'old')
+        new_environment(tmp_path / 'full')
+    script(tmp_path / 'old' / 'bin' / 'python', 'echo 3.9')
+    with pytest.raises(checks.SetupError, match='holds Python 3.9, but 3.10 to 3.13 is needed'):
+        new_environment(tmp_path / 'old')
     (tmp_path / 'gone' / 'bin').mkdir(parents=True)
     (tmp_path / 'gone' / 'bin' / 'python').symlink_to(tmp_path / 'removed')
     with pytest.raises(checks.SetupError, match='does not run any more; remove'):
-        environment.Environment(tmp_path / 'gone')
+        new_environment(tmp_path / 'gone')
 
 
 @pytest.fixture
 def users_environment(tmp_path):
     """An environment that the user made, whose torch is 2.8.0 with CUDA."""
     venv.create(tmp_path / 'own', with_pip=False)
-    env = environment.Environment(tmp_path / 'own')
+    env = new_environment(tmp_path / 'own')
     for name, version in (('torch', '2.8.0+cu128'), ('sympy', '1.13.3'), ('setuptools', '75.0.0')):
         folder = next(env.folder.glob('lib/python3.*/site-packages')) / f'{name}-{version}.dist-info'
         folder.mkdir()
@@ -154,13 +157,13 @@ def test_users_torch_stays(users_environment):
     env = users_environment
     assert install.choose_torch(env.packages()['torch'], '', env.state) is None
     assert install.choose_torch(env.packages()['torch'], '2.8.0', env.state) is None
-    lines = install.wanted(env)
+    lines = install.wanted(env, 'openmmlab')
     assert [line for line in lines if line.startswith('torch')] == ['torch==2.8.0+cu128']
     # What is there only has to be in the range; what is missing comes as tested.
     assert not any(line.startswith('sympy') for line in lines)
-    assert [line for line in lines if line.startswith('setuptools')] == ['setuptools>=66.1,<81']
+    assert [line for line in lines if line.startswith('setuptools')] == ['setuptools>=66.1,<82']
     assert install.PINS['numpy'] in lines and install.PINS['mmdet'] in lines
-    with pytest.raises(checks.SetupError, match='torch 2.8.0.cu128 is there and stays, so TORCH=2.9.0 can'):
+    with pytest.raises(checks.SetupError, match='TORCH=2.9.0: the environment has torch 2.8.0.cu128, which stays'):
         install.set_up(env, '2.9.0')
 
 
@@ -181,11 +184,11 @@ def test_choose_torch(present, wish, state, spec):
 
 def test_default_environment_gets_the_pins():
     versions = {'torch': install.PINS['torch'].removeprefix('torch==') + '+cpu'}
-    env = SimpleNamespace(packages=lambda: versions, state={'default': True})
-    pins = [line for name, line in install.PINS.items() if name not in ('torch', 'mmcv')]
-    assert install.wanted(env) == [install.PINS['torch'] + '+cpu', *pins]
+    env = SimpleNamespace(packages=lambda: versions, state={'default': True}, version=(3, 11))
+    pins = [line for name, line in install.PINS.items() if name != 'torch']
+    assert install.wanted(env, 'openmmlab') == [install.PINS['torch'] + '+cpu', *pins]
     versions['triton'] = '3.5.0'  # which that torch brought
-    assert install.wanted(env) == [
+    assert install.wanted(env, 'openmmlab') == [
         install.PINS['torch'] + '+cpu',
         *(line for line in pins if not line.startswith('triton')),
     ]
@@ -194,7 +197,7 @@ def test_default_environment_gets_the_pins():
 def test_nothing_is_done_twice(users_environment, capsys):
     env = users_environment
     env.note(done=install.fingerprint(env.packages()))
-    install.set_up(environment.Environment(env.folder), '')
+    install.set_up(new_environment(env.folder))
     assert capsys.readouterr().out == ''
     assert install.fingerprint(env.packages() | {'torch': '2.9.0'}) != env.state['done']
 
@@ -207,7 +210,7 @@ def test_pip_shows_progress_and_keeps_all_output(tmp_path, monkeypatch, capsys):
         '*failing*) echo "error: oh"; exit 1;; *killed*) kill -9 $$;;\n'
         '*) echo "  [5/77] c++ x.cpp"; sleep 1; echo "  [77/77] c++ y.cpp";; esac',
     )
-    env = environment.Environment(tmp_path)
+    env = new_environment(tmp_path)
     env.pip('compiling', 'wheel')
     assert 'compiling: 5 of 77 files, 0 min 0' in capsys.readouterr().out
     assert '[77/77] c++ y.cpp' in env.log.read_text()
@@ -238,6 +241,45 @@ def test_opencv_without_windows_where_libgl_is_missing(capsys):
         install.repair_opencv(env)
 
 
+def test_python_3_10_gets_what_pip_chooses():
+    env = SimpleNamespace(packages=dict, state={'default': True}, version=(3, 10))
+    lines = install.wanted(env, 'openmmlab')
+    assert 'numpy>=1.26,<3' in lines and 'mmcv-lite==2.1.0' in lines and install.PINS['numpy'] not in lines
+
+
+def test_compiled_mmcv_stays():
+    env = SimpleNamespace(packages=lambda: {'mmcv': '2.1.0'}, state={'default': True}, version=(3, 11))
+    assert not any(line.startswith('mmcv') for line in install.wanted(env, 'openmmlab'))
+
+
+def test_the_other_stack():
+    env = SimpleNamespace(packages=dict, state={'default': True}, version=(3, 11))
+    lines = install.wanted(env, 'onedl')
+    names = {environment.package(line) for line in lines}
+    assert {'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmsegmentation', 'numpy', 'pytest'} <= names
+    assert not names & {'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation'}
+    assert install.PINS['numpy'] not in lines  # the forks need an older one
+    with pytest.raises(checks.SetupError, match='venv holds mmengine, and STACK=onedl has the same modules'):
+        install.check_stack('venv', {'mmengine': '0.10.7'}, 'onedl')
+    with pytest.raises(checks.SetupError, match='venv holds onedl-mmcv, and STACK=openmmlab has the same modules'):
+        install.check_stack('venv', {'onedl-mmcv': '2.3.6'}, 'openmmlab')
+    install.check_stack('venv', {'onedl-mmcv': '2.3.6'}, 'onedl')
+    assert install.fingerprint({}, 'onedl') != install.fingerprint({})
+
+
+@pytest.mark.parametrize(
+    'options, error',
+    [
+        (['--stack', 'oneld'], 'STACK=oneld: unknown; choose openmmlab or onedl'),
+        (['--ops', 'copmile'], 'OPS=copmile: unknown; choose compile'),
+        (['--stack', 'onedl', '--ops', 'compile'], 'OPS=compile: OneDL has compiled wheels of its own'),
+    ],
+)
+def test_choices_that_cannot_be_had(options, error, tmp_path):
+    assert run_install(tmp_path / 'venv', *options).startswith(f'mmfocal set-up: {error}')
+    assert not (tmp_path / 'venv').exists()
+
+
 # MMCV's operators.
 
 
@@ -252,13 +294,13 @@ def test_opencv_without_windows_where_libgl_is_missing(capsys):
     ],
 )
 def test_choose_ops(gpus, cuda, nvcc, ops, why):
-    chosen, said = mmcv_ops.choose_ops(gpus, cuda, nvcc)
+    chosen, said = compile_mmcv.choose_ops(gpus, cuda, nvcc)
     assert chosen == ops and why in said and bool(said) == bool(why)
 
 
 @pytest.fixture
 def mmcv(tmp_path, monkeypatch):
-    """install_mmcv, with what is compiled and installed only noted down; `broken` says what fails."""
+    """compile_mmcv, with what is compiled and installed only noted down; `broken` says what fails."""
     seen = SimpleNamespace(compiled=[], installed=[], broken=set(), gpu=([], None, ''))
 
     def compile_wheel(env, pin, kind, folder):
@@ -271,10 +313,10 @@ def mmcv(tmp_path, monkeypatch):
 
     monkeypatch.setenv('PIP_CACHE_DIR', str(tmp_path / 'cache'))
     monkeypatch.delenv('PIP_NO_CACHE_DIR', raising=False)
-    monkeypatch.setattr(mmcv_ops, 'look_for_gpu', lambda env: seen.gpu)
-    monkeypatch.setattr(mmcv_ops, 'compile_wheel', compile_wheel)
-    monkeypatch.setattr(mmcv_ops, 'install_wheel', lambda env, whl: seen.installed.append(whl.read_text()))
-    monkeypatch.setattr(mmcv_ops, 'fault', lambda env, *kind: seen.installed[-1] in seen.broken and 'broken')
+    monkeypatch.setattr(compile_mmcv, 'look_for_gpu', lambda env: seen.gpu)
+    monkeypatch.setattr(compile_mmcv, 'compile_wheel', compile_wheel)
+    monkeypatch.setattr(compile_mmcv, 'install_wheel', lambda env, whl: seen.installed.append(whl.read_text()))
+    monkeypatch.setattr(compile_mmcv, 'fault', lambda env, *kind: seen.installed[-1] in seen.broken and 'broken')
 
     def set_up(torch):
         state = {}
@@ -284,8 +326,9 @@ def mmcv(tmp_path, monkeypatch):
             state=state,
             note=state.update,
             ask=lambda code: (0, 'cpython-311', ''),
+            pip=lambda *args: None,
         )
-        mmcv_ops.install_mmcv(env, 'mmcv==2.1.0')
+        compile_mmcv.compile_mmcv(env, 'mmcv==2.1.0')
         return state['mmcv']
 
     seen.set_up = set_up

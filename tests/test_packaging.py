@@ -22,7 +22,18 @@ def script(path, text):
 
 def make(*args):
     """Runs make in the repository, as from a shell of its own."""
-    ours = 'MAKEFLAGS', 'MAKELEVEL', 'MAKEOVERRIDES', 'MFLAGS', 'VENV', 'TORCH', 'SEED'
+    ours = (
+        'MAKEFLAGS',
+        'MAKELEVEL',
+        'MAKEOVERRIDES',
+        'MFLAGS',
+        'VENV',
+        'TORCH',
+        'SEED',
+        'STACK',
+        'OPS',
+        'PYTEST_OPTIONS',
+    )
     env = {name: value for name, value in os.environ.items() if name not in ours}
     command = ['make', '-C', ROOT, '--no-print-directory', *args]
     return subprocess.run(command, env=env, capture_output=True, text=True)
@@ -41,10 +52,11 @@ def test_make_takes_the_first_python_that_runs(tmp_path):
     old = script(tmp_path / 'old', 'case $1 in -c) exit 1;; *) echo old;; esac')
     good = script(tmp_path / 'good', f'case $1 in -c) exec {sys.executable} "$@";; *) echo good "$@";; esac')
     done = make('install', f'VENV={venv}', f'PYTHON={shim} {old} {good} {good}', 'TORCH=2.8.0')
-    assert done.stdout == f'good tools/install/install.py --venv {venv} --torch 2.8.0\n'
+    command = f'good tools/install/install.py --venv {venv} --torch 2.8.0'
+    assert done.stdout == f'{command} --stack openmmlab --ops compile\n'
     done = make('install', f'VENV={venv}', f'PYTHON={shim} {old}')
     assert done.returncode
-    assert 'mmfocal set-up: Python 3.11 or 3.12 is needed, and none of these is one' in done.stderr
+    assert 'mmfocal set-up: none of these is Python 3.10 to 3.13: ' in done.stderr
 
 
 @pytest.mark.parametrize('code, fails', [(0, False), (5, False), (1, True), (2, True)])
@@ -81,18 +93,21 @@ def test_package_builds(tmp_path):
     assert {path.relative_to(out) for path in (out / 'mmfocal').rglob('*.*')} == files
     (metadata,) = out.glob('*.dist-info/METADATA')
     lines = metadata.read_text().splitlines()
-    assert 'Requires-Python: <3.13,>=3.11' in lines
+    assert 'Requires-Python: <3.14,>=3.10' in lines
+    extras = 'detection', 'segmentation', 'mmdet', 'mmseg', 'all', 'completion'
     needs = {
         extra: {
             Requirement(line[15:].split(';')[0])
             for line in lines
             if line.startswith('Requires-Dist: ') and line.endswith(end)
         }
-        for extra, end in (('mmdet', '"mmdet"'), ('mmseg', '"mmseg"'), ('all', '"all"'), ('', ''))
+        for extra, end in [('', ''), *((extra, f'"{extra}"') for extra in extras)]
     }
     assert needs[''] >= set(requirements('runtime').values())
-    assert needs['mmdet'] | needs['mmseg'] == set(requirements('mminstall').values())
-    files = 'mminstall', 'tests', 'optional'
+    assert needs['detection'] | needs['segmentation'] == set(requirements('mminstall').values())
+    assert needs['mmdet'] == needs['detection'] and needs['mmseg'] == needs['segmentation']
+    assert needs['completion'] < needs['all']
+    files = 'mminstall', 'optional'
     wanted = {Requirement(f'{one.name}{one.specifier}') for name in files for one in requirements(name).values()}
     assert needs['all'] == wanted  # less their markers
 
@@ -102,12 +117,28 @@ def test_tested_versions_are_exact_and_in_range():
     for name, pin in tested.items():
         assert [one.operator for one in pin.specifier] == ['=='], name
         assert not name.startswith(('nvidia', 'torchvision')), name
-    for file in ('runtime', 'mminstall', 'tests', 'optional'):
+    for file in ('runtime', 'mminstall', 'tests', 'optional', 'lint'):
         for name, one in requirements(file).items():
             (pin,) = tested[name].specifier
             assert pin.version in one.specifier, name
 
 
-def test_ci_runs_both_kinds_of_tests():
-    text = (ROOT / '.ci' / 'run').read_text()
-    assert 'make test ' in text and 'make test-slow ' in text and os.access(ROOT / '.ci' / 'run', os.X_OK)
+@pytest.mark.parametrize('broken', ['', 'lint', 'test-slow', 'STACK=onedl', 'cov'])
+def test_ci_runs_everything_and_fails_if_anything_does(tmp_path, broken):
+    """With a make that only prints its arguments and fails where it is told to."""
+    fails = f'case "$*" in *{broken}*) exit 2;; esac' if broken else ''
+    make = script(tmp_path / 'make', f'echo "make $@"; {fails}')
+    environment = os.environ | {'PATH': f'{make.parent}:{os.environ["PATH"]}'}
+    done = subprocess.run(['bash', ROOT / '.ci' / 'run'], env=environment, capture_output=True, text=True)
+    assert bool(done.returncode) == bool(broken)
+    targets = [line.split()[1] for line in done.stdout.splitlines() if line.startswith('make ')]
+    assert targets == ['install', 'lint', 'docs', 'test-slow', 'test-configs', 'test-cpus', 'test', 'test']
+    assert done.stdout.splitlines()[-1].startswith('make test PYTEST_OPTIONS=--cov=mmfocal')
+    assert ('FAILED: make' in done.stdout) == (broken not in ('', 'cov'))
+
+
+def test_ci_stops_if_the_set_up_fails(tmp_path):
+    make = script(tmp_path / 'make', 'echo "make $@"; exit 2')
+    environment = os.environ | {'PATH': f'{make.parent}:{os.environ["PATH"]}'}
+    done = subprocess.run(['bash', ROOT / '.ci' / 'run'], env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == 'make install\n'

@@ -1,4 +1,4 @@
-"""PyTorch's torchrun, which ends with the code of the process that failed first, or of the signal that ended it (SIGTERM: 143)."""
+"""PyTorch's torchrun, with the exit code of the process that failed first, or of the signal that ended it."""
 
 import sys
 

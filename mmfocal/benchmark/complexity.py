@@ -24,7 +24,7 @@ from mmfocal.benchmark.arguments import LEAST_SIDE, at_least
 from mmfocal.benchmark.paper.tables import DETECTION_SIZE, SEGMENTATION_SIZE, image_size, row_of, table_rows
 from mmfocal.engine import read_config
 from mmfocal.errors import ConfigError
-from mmfocal.models import flop_handles  # noqa: F401
+from mmfocal.models.flop_handles import register_flop_handles
 
 PROPOSALS, DETECTIONS = 1000, 100
 COUNTED = (
@@ -93,6 +93,7 @@ def count(model: nn.Module, size: tuple[int, int] = DETECTION_SIZE) -> Complexit
         return tuple(alive)
 
     model.forward = traced
+    register_flop_handles()
     analyzer = FlopAnalyzer(model, (torch.zeros(1, 3, height, width),))
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
     fast = torch.backends.mha.get_fastpath_enabled()

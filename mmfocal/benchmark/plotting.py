@@ -1,5 +1,6 @@
 """Axes and colours of the benchmark's plots, and SVG whose colours are a page's CSS variables."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -14,6 +15,12 @@ VARIABLES = ('ink', 'soft', 'rule', 'paper', 'ResNet', 'ResNeXt', 'PVT', 'ViL', 
 CSS_COLOURS = {name: f'#0000{number:02x}' for number, name in enumerate(VARIABLES, 1)}
 SVG = 'http://www.w3.org/2000/svg'
 XLINK = 'http://www.w3.org/1999/xlink'
+LEFT_OUT = (  # of matplotlib's SVG: the page has its own font and styles
+    r'font-family: [^;]+; ',
+    r'<style.*?</style>',
+    r'<metadata>.*?</metadata>',
+    r' transform="rotate\(-0 [^)]*\)"',
+)
 PIXELS_PER_INCH = 72  # the user unit of matplotlib's SVG
 
 STYLE = {
@@ -47,26 +54,31 @@ def to_svg(figure: Figure, label: str, titles: dict[str, str] | None = None) -> 
     """Draws a figure as an SVG element for an HTML page.
 
     Args:
-        figure: Its colours are of `CSS_COLOURS`.
-        label: Describes it to those who cannot see it.
+        figure: Its colours are of `CSS_COLOURS`. An artist's gid becomes the class of its element.
+        label: Describes the figure to those who cannot see it.
         titles: gid of an artist → its tooltip.
     """
     stream = StringIO()
     figure.savefig(
         stream, format='svg', transparent=True, metadata=dict(Date=None, Creator=None, Format=None, Type=None)
     )
-    text = stream.getvalue()
+    text = re.sub('|'.join(LEFT_OUT), '', stream.getvalue(), flags=re.S)
     for name, colour in CSS_COLOURS.items():
         text = text.replace(colour, f'var(--{name})')
     root = ElementTree.fromstring(text)
-    for child in root.findall(f'{{{SVG}}}metadata'):
-        root.remove(child)
-    for group in root.iter(f'{{{SVG}}}g'):
-        gid = group.attrib.pop('id', None)  # several figures of one page must not share ids
-        if titles and gid in titles:
-            title = ElementTree.Element(f'{{{SVG}}}title')
-            title.text = titles[gid]
-            group.insert(0, title)
+    gids = {artist.get_gid() for artist in figure.findobj()} - {None}
+    for element in root.iter():
+        if not (element.text or '').strip():
+            element.text = None
+        element.tail = None
+        if element.tag == f'{{{SVG}}}g':
+            name = element.attrib.pop('id', None)  # figures of one page must not share ids
+            if name in gids:
+                element.set('class', name.rstrip('0123456789'))
+            if titles and name in titles:
+                title = ElementTree.Element(f'{{{SVG}}}title')
+                title.text = titles[name]
+                element.insert(0, title)
     for name in ('width', 'height', 'version'):
         root.attrib.pop(name, None)
     root.attrib.update({'role': 'img', 'aria-label': label})

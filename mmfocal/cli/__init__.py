@@ -59,7 +59,12 @@ COMMANDS = {
     ),
     'convert': Command(
         'convert weights',
-        commands={'released': Command('a released Focal Transformer checkpoint', 'mmfocal.cli.convert_released')},
+        commands={
+            'released': Command(
+                "a released Focal Transformer checkpoint, PyTorch's or Paddle's", 'mmfocal.cli.convert_released'
+            ),
+            'format': Command('a checkpoint between .pth and .safetensors', 'mmfocal.cli.convert_format'),
+        },
     ),
     'make-shapes': Command('make the shapes data set, in the layout of COCO 2017', 'mmfocal.cli.make_shapes'),
     'demo': Command('train a small detector on shapes in minutes, on a CPU', 'mmfocal.cli.demo'),
@@ -121,7 +126,7 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
 def _add_commands(
     parser: argparse.ArgumentParser, commands: Mapping[str, Command], wanted: Iterable[str] | None = None
 ) -> None:
-    """Adds subcommands, those that are not among the wanted words without their arguments, whose modules take seconds."""
+    """Adds subcommands, with arguments only if they are among the wanted words: their modules take seconds to import."""
     subparsers = parser.add_subparsers(required=True, metavar='COMMAND')
     for name, command in commands.items():
         child = subparsers.add_parser(

@@ -1,13 +1,16 @@
-"""Converts a released Focal Transformer checkpoint to the names and layout of mmfocal's backbone."""
+"""Converts a released Focal Transformer checkpoint to the names and layout of mmfocal's backbone.
+
+The file may be the authors' .pth or PaddleViT's .pdparams (Paddle is not needed). A detector or a backbone of
+mmfocal itself gives its backbone.
+"""
 
 import argparse
-import os
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument('src', help='released checkpoint: path or URL')
-    parser.add_argument('dst', help='file to write')
+    parser.add_argument('dst', help='file to write: .pth or .safetensors')
 
 
 def main(args: argparse.Namespace) -> None:
@@ -20,18 +23,20 @@ def main(args: argparse.Namespace) -> None:
         ConfigError: If the file to write exists already.
         CheckpointError: If the checkpoint cannot be read, or is of another model.
     """
-    import torch
-
-    from mmfocal.errors import ConfigError
-    from mmfocal.files import open_atomically
+    from mmfocal.errors import CheckpointError
     from mmfocal.weights import load_checkpoint
-    from mmfocal.weights.released import backbone_state_dict
+    from mmfocal.weights.backbone import backbone_weights
+    from mmfocal.weights.writing import check_destination, describe_architecture, write_weights
 
-    if os.path.exists(args.dst):
-        raise ConfigError(f'{args.dst}: the file exists already; choose another name or remove it')
-    state_dict, ignored, kind = backbone_state_dict(load_checkpoint(args.src), args.src)
-    with open_atomically(args.dst) as file:
-        torch.save(dict(state_dict=state_dict, meta=dict(source=str(args.src))), file)
+    check_destination(args.dst)
+    weights = backbone_weights(load_checkpoint(args.src), args.src)
+    if weights.origin == 'swin':
+        raise CheckpointError(f'{args.src}: this is a Swin Transformer; load it with init_cfg')
+    meta = dict(
+        architecture=describe_architecture(weights.state_dict), source=str(args.src), conversion=f'from {weights.kind}'
+    )
+    write_weights(args.dst, weights.state_dict, meta)
     print(
-        f'{args.dst}: {len(state_dict)} tensors from {kind}; left out: {len(ignored)} (classification head, index buffers)'
+        f'{args.dst}: {len(weights.state_dict)} tensors from {weights.kind}; '
+        f'left out: {len(weights.ignored)} (classification head, index buffers)'
     )

@@ -55,12 +55,14 @@ def main(args: argparse.Namespace) -> None:
     python = Path(sys.executable)
     python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else 'python'
 
+    minutes = (time.time() - start) / 60
+    test = f'{python} -m mmfocal test {CONFIG} {os.path.relpath(checkpoint)}'
     print(f"""
-box AP {average_precision:.3f} on {NUM_VAL} held-out images (seed {args.seed}), {(time.time() - start) / 60:.1f} minutes in all
+box AP {average_precision:.3f} on {NUM_VAL} held-out images (seed {args.seed}), {minutes:.1f} minutes in all
 ground truth (left) beside predictions (right): {sheet}
 
 Try next: test the checkpoint with flipped images (python -m mmfocal test --help lists more):
-  SHAPES_ROOT={shapes} {python} -m mmfocal test {CONFIG} {os.path.relpath(checkpoint)} --tta --show-dir {args.work_dir}/all
+  SHAPES_ROOT={shapes} {test} --tta --show-dir {args.work_dir}/all
 or train on COCO (README.md, "Data"):
   COCO_ROOT=data/coco/ FOCAL_TINY=none {python} -m mmfocal train atss_focal_tiny_3x""")
 

@@ -1,21 +1,25 @@
 from mmfocal.engine.bad_data import BadDataHook
+from mmfocal.engine.checkpoint_hook import SafeCheckpointHook
+from mmfocal.engine.checkpointer import Checkpointer, check_compatible, find_latest_valid_checkpoint
 from mmfocal.engine.command_line import load_config, one_sentence_errors, read_config
 from mmfocal.engine.divergence import DivergenceHook
-from mmfocal.engine.hooks import HostMemoryHook
+from mmfocal.engine.host_memory import HostMemoryHook
 from mmfocal.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from mmfocal.engine.out_of_memory import explain_out_of_memory
 from mmfocal.engine.runner import FocalRunner
-from mmfocal.engine.saving import SafeCheckpointHook
 
 __all__ = [
     'BadDataHook',
+    'Checkpointer',
     'DivergenceHook',
     'FocalRunner',
     'HostMemoryHook',
     'ResumableEpochLoop',
     'ResumableIterLoop',
     'SafeCheckpointHook',
+    'check_compatible',
     'explain_out_of_memory',
+    'find_latest_valid_checkpoint',
     'load_config',
     'one_sentence_errors',
     'read_config',

@@ -54,7 +54,7 @@ def _package_configs(package: str) -> Path:
 
 
 def register_config_prefix() -> None:
-    """Makes MMEngine find `_base_ = 'mmfocal::NAME.py'`, and other packages' bases whatever their distribution is called."""
+    """Makes MMEngine find bases as `find_config` does: `_base_ = 'mmfocal::NAME.py'`."""
     Config._get_cfg_path = staticmethod(_get_cfg_path)
 
 

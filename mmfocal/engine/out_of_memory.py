@@ -1,15 +1,11 @@
-import os
 import re
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing.queues import Queue
 from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.runner import Runner
-from torch.utils.data import get_worker_info
 
 from mmfocal.errors import OutOfMemoryError
 
@@ -81,24 +77,3 @@ def _advice(runner, training) -> str:
         advice.append('train with --amp')
     advice.append('make the images of train_pipeline smaller')
     return ', or '.join(advice)
-
-
-_print_error = Queue._on_queue_feeder_error
-
-
-def _end_worker(error: Exception, data: Any) -> None:
-    """Ends a data loader's worker that cannot hand over what it has read.
-
-    multiprocessing's own, which this replaces, prints the error and drops the data, for which training would
-    wait for ever. Mostly /dev/shm is full: then the worker ends as PyTorch's workers do when they find it full.
-    """
-    is_full = 'shared memory' in str(error) or 'No space left' in str(error)
-    if get_worker_info() is None or not is_full:
-        _print_error(error, data)
-    if get_worker_info() is not None:
-        if is_full:
-            signal.raise_signal(signal.SIGBUS)
-        os._exit(1)
-
-
-Queue._on_queue_feeder_error = staticmethod(_end_worker)

@@ -1,4 +1,4 @@
-"""Operators; they need torch alone."""
+"""Operators."""
 
 from mmfocal.ops.focal_attention import Layout, focal_attention, focal_attention_flops, focal_attention_qkvpacked
 

@@ -26,7 +26,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmfocal.engine import read_config
-from mmfocal.engine.runner import check_fits
+from mmfocal.engine.checkpointer import check_compatible
 from mmfocal.errors import ConfigError, DataError, MissingFileError
 from mmfocal.models.reppoints_v2 import RepPointsV2Head
 from mmfocal.weights import register_safe_loaders
@@ -215,7 +215,7 @@ def _load_model(cfg, args):
         )
     register_safe_loaders()
     checkpoint = load_checkpoint(model, args.checkpoint, map_location='cpu', logger='silent')
-    check_fits(model, checkpoint, args.checkpoint)
+    check_compatible(model, checkpoint, args.checkpoint)
     return model.to(args.device).eval()
 
 

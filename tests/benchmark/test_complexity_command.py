@@ -135,7 +135,7 @@ def test_images_are_of_the_papers_sizes(monkeypatch, capsys, configs):
     [
         ([], 'complexity: give either config files or --table N'),
         (['configs/atss_r50_3x.py', '--table', '5'], 'give either config files or --table N'),
-        (['--table', '6'], "--table 6: the paper's tables with configs are 3, 4, 5, ADE20K"),
+        (['--table', '6'], '--table 6: no such table with configs; choose from 3, 4, 5, ADE20K'),
         (['configs/absent.py'], 'configs/absent.py: no such config'),
         (['--table', '5', '--out', f'{__file__}/out.json'], 'out.json: cannot write this file: File exists'),
     ],

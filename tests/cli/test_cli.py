@@ -100,8 +100,9 @@ def test_completion(shell, capsys):
         assert word in script
     if shell == 'bash':
         assert subprocess.run(['bash', '-n'], input=script, text=True).returncode == 0
-        complete = f'{script}\nCOMP_WORDS=(mmfocal train --am); COMP_CWORD=2; {complete_function(script)}; echo "${{COMPREPLY[@]}}"'
-        done = subprocess.run(['bash', '-c', complete], capture_output=True, text=True)
+        words = 'COMP_WORDS=(mmfocal train --am); COMP_CWORD=2'
+        complete = f'{words}; {complete_function(script)}; echo "${{COMPREPLY[@]}}"'
+        done = subprocess.run(['bash', '-c', f'{script}\n{complete}'], capture_output=True, text=True)
         assert done.stdout == '--amp\n', done.stderr
 
 

@@ -79,7 +79,7 @@ def test_builds_with_as_many_parameters_as_the_paper_has(path, monkeypatch):
         'count it with tools/benchmark.py complexity, then run dev/model_zoo.py'
     )
     row = row_of(path.stem) or {}
-    if 'params_m' in row and row['method'] != 'RepPointsV2':  # docs/reppoints_v2.md has why
+    if 'params_m' in row and row['method'] != 'RepPointsV2':  # docs/models/reppoints_v2.md says why
         assert params / 1e6 == pytest.approx(row['params_m'], rel=0.015)
 
 

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmfocal.engine import FocalRunner
-from mmfocal.errors import DivergenceError
+from mmfocal.engine import DivergenceHook, FocalRunner
+from mmfocal.errors import ConfigError, DivergenceError
 from mmfocal.weights import load_checkpoint
 
 HERE = Path(__file__).parent
@@ -52,7 +53,17 @@ class Norms(BaseModel):
         return dict(loss_out=[out.square().mean(), out.abs().mean()], loss_constant=constant, acc=constant)
 
 
-def train(work_dir, spoilt, hook={}, resume=False, launcher='none', cfg={}, **optim_wrapper):
+def train(
+    work_dir,
+    spoilt,
+    hook=MappingProxyType({}),
+    resume=False,
+    launcher='none',
+    cfg=None,
+    model=None,
+    param_scheduler=None,
+    **optim_wrapper,
+):
     """Three epochs of four batches of two points; `spoilt` are values by the number of the point."""
     points = [
         dict(
@@ -62,7 +73,7 @@ def train(work_dir, spoilt, hook={}, resume=False, launcher='none', cfg={}, **op
         for i in range(8)
     ]
     runner = FocalRunner(
-        Norms(),
+        model or Norms(),
         str(work_dir),
         dict(
             dataset=points,
@@ -74,7 +85,8 @@ def train(work_dir, spoilt, hook={}, resume=False, launcher='none', cfg={}, **op
         resume=resume,
         randomness=dict(seed=0),
         launcher=launcher,
-        cfg=cfg,
+        cfg=cfg or {},
+        param_scheduler=param_scheduler,
         default_hooks=dict(
             logger=dict(type='LoggerHook', interval=1),
             checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=1),
@@ -108,7 +120,7 @@ def test_training_stops_before_the_step(value, what, tmp_path):
     """At the third batch, though clipping makes one gradient's NaN that of all weights."""
     runner, error = train(tmp_path, {5: value})
     assert error.startswith(f'iteration 3: {what} (images 104 (images/4.jpg), 105 (images/5.jpg)); ')
-    assert 'lower optim_wrapper.optimizer.lr' in error and 'in no weight and no checkpoint' in error
+    assert 'lower optim_wrapper.optimizer.lr' in error and 'no weight and no checkpoint has it' in error
     checkpoint = load_checkpoint((tmp_path / 'last_checkpoint').read_text())
     assert checkpoint['meta']['iter'] == 2 and is_finite(checkpoint['state_dict'])
     for name, weight in runner.model.named_parameters():
@@ -142,9 +154,50 @@ def test_steps_are_skipped_and_counted(value, tmp_path):
     steps = load_checkpoint(tmp_path / 'iter_12.pth')['optimizer']['state'][0]['step']
     assert steps == 12 - 3 and runner.message_hub.get_scalar('train/skipped_steps').current() == 3
     log = next(tmp_path.glob('*/*.log')).read_text()
-    assert log.count('no step was taken') == 3 and 'iteration 11: ' in log and 'no step was taken, 3 so far' in log
+    assert (
+        log.count('the step was skipped') == 3 and 'iteration 11: ' in log and 'the step was skipped, 3 so far' in log
+    )
     scalars = [json.loads(line) for line in next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()]
     assert scalars[-1]['skipped_steps'] == 3
+
+
+def test_a_jump_stops_training_or_is_skipped(tmp_path):
+    """Point 5 has a loss of some 1e12 in the third epoch, when there are ten steps to compare with."""
+
+    class Large(Norms):
+        calls = 0
+
+        def forward(self, inputs, data_samples=None, mode='tensor'):
+            losses = super().forward(inputs, data_samples, mode)
+            Large.calls += 1
+            return losses | dict(loss_rare=losses['loss_constant'] * (1e12 if Large.calls == 11 else 1.0))
+
+    runner, error = train(tmp_path / 'control', {}, model=Large())
+    assert error is None
+    Large.calls = 0
+    _, error = train(tmp_path / 'stops', {}, dict(jump=100), model=Large())
+    assert (
+        error.startswith('iteration 11: the loss is 1e+12, ')
+        and 'times the median of the last steps (images 104' in error
+    )
+    Large.calls = 0
+    runner, error = train(tmp_path / 'skips', {}, dict(jump=100, skip=1), model=Large())
+    assert error is None and runner.message_hub.get_scalar('train/skipped_steps').current() == 1
+    steps = load_checkpoint(tmp_path / 'skips/iter_12.pth')['optimizer']['state'][0]['step']
+    assert steps == 11
+
+
+@pytest.mark.parametrize('option', [dict(skip=-1), dict(skip='5'), dict(jump=1), dict(jump='100')])
+def test_options_that_cannot_work(option):
+    with pytest.raises(ConfigError, match=r'DivergenceHook: \w+=.* must be'):
+        DivergenceHook(**option)
+
+
+def test_schedules_know_that_steps_are_taken(tmp_path, recwarn):
+    """PyTorch's warning of a schedule that is ahead of the optimizer would be wrong."""
+    _, error = train(tmp_path, {}, param_scheduler=[dict(type='LinearLR', by_epoch=False, end=7)])
+    assert error is None
+    assert not [warning for warning in recwarn if 'optimizer.step()' in str(warning.message)]
 
 
 def test_too_many_in_a_row(tmp_path):
@@ -182,7 +235,7 @@ def test_a_weight_that_is_not_finite_is_not_saved(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, 'step', infinite_step(at=3))
         _, error = train(tmp_path, {})
-    assert 'the weight norm.weight is not finite: it was not saved' in error
+    assert 'norm.weight: this weight is not finite, it was not saved' in error
     assert (tmp_path / 'last_checkpoint').read_text().endswith('iter_2.pth')
 
 

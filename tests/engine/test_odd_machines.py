@@ -15,6 +15,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from mmfocal.engine import one_sentence_errors
+from mmfocal.engine.workers import WorkerInit
 
 ROOT = Path(__file__).parents[2]
 NANO = 'configs/atss_focal_nano_shapes.py'
@@ -47,7 +48,7 @@ def fails(error):
 
 def read(give):
     """Reads one sample by a worker."""
-    for _ in DataLoader(Samples(give), num_workers=1, collate_fn=list):
+    for _ in DataLoader(Samples(give), num_workers=1, collate_fn=list, worker_init_fn=WorkerInit()):
         """Never."""
 
 

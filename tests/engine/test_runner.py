@@ -54,3 +54,21 @@ def test_the_fsdp_base_goes_with_any_config(tmp_path, monkeypatch):
     config.write_text(f"_base_ = ['{CONFIGS}/atss_dyhead_focal_large_3x.py', '{CONFIGS}/_base_/runtime/fsdp.py']")
     cfg = read_config(config)
     assert cfg.fsdp_units == ['FocalBlock'] and cfg.model.backbone.arch == 'large'
+
+
+@pytest.mark.parametrize(
+    'config', ['atss_focal_nano_shapes', 'mask2former_panoptic_r50_50e', 'upernet_focal_nano_shapes']
+)
+def test_guards_have_names(config):
+    cfg = read_config(CONFIGS / f'{config}.py', {'default_hooks.divergence.skip': 5})
+    hooks = cfg.default_hooks
+    assert hooks.divergence == dict(type='DivergenceHook', skip=5)
+    assert hooks.bad_data.type == 'BadDataHook' and hooks.host_memory.type == 'HostMemoryHook'
+    assert hooks.check_classes.type.startswith('Check') and 'custom_hooks' not in cfg
+
+
+def test_a_guard_is_switched_off_by_its_name(tmp_path):
+    hooks = dict(divergence=dict(type='DivergenceHook', skip=5), bad_data=None, logger=None, checkpoint=None)
+    runner = FocalRunner(Linear(), tmp_path, default_hooks=hooks)
+    names = [type(hook).__name__ for hook in runner.hooks]
+    assert 'DivergenceHook' in names and not {'BadDataHook', 'LoggerHook', 'CheckpointHook'} & set(names)

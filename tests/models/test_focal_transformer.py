@@ -216,7 +216,7 @@ def test_registered_for_both_libraries(scope):
     [
         (dict(arch='huge'), "arch must be one of 'tiny', 'small', 'base', 'large', got 'huge'"),
         (dict(arch=dict(embed_dims=16)), r'arch must be one of .* or dict\(embed_dims'),
-        (dict(arch=dict(NANO, depths=(1, 2, 1))), r'arch.depths must have 4 entries, one a stage, got \(1, 2, 1\)'),
+        (dict(arch=dict(NANO, depths=(1, 2, 1))), r'arch.depths must have 4 entries, one per stage, got \(1, 2, 1\)'),
         (dict(arch=dict(NANO, depths=(1, 2, 0, 1))), r'arch.depths\[2\] must be a positive integer, got 0'),
         (
             dict(arch=dict(NANO, num_heads=(1, 3, 2, 4))),
@@ -231,7 +231,7 @@ def test_registered_for_both_libraries(scope):
         ),
         (dict(expand_sizes=(3, 3, 3)), 'expand_sizes must have 4 entries'),
         (dict(expand_sizes=(3, 8, 3, 3)), 'stage 1: expand_size must not exceed window_size=7, got 8'),
-        (dict(focal_levels=(0, 1, 1, 1)), r'focal_levels must be integers of at least 1, got \(0, 1, 1, 1\)'),
+        (dict(focal_levels=(0, 1, 1, 1)), r'focal_levels\[0\] must be a positive integer, got 0'),
         (dict(focal_levels=2), 'focal_levels must have 4 entries'),
         (dict(focal_windows=(7, 5, 4, 1)), 'stage 2: focal_window must be odd, got 4'),
         (dict(focal_pool='max'), "focal_pool must be one of 'fc', 'mean', got 'max'"),

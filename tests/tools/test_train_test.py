@@ -364,10 +364,10 @@ def test_bad_checkpoints_stop_testing_with_a_sentence(trained, shapes, tmp_path,
     for command, name, sentence in (
         (test, 'absent.pth', 'there is no such checkpoint file'),
         (test, 'cut.pth', 'truncated or not a checkpoint'),
-        (test, 'other.pth', 'is of another model than the config: it lacks backbone'),
+        (test, 'other.pth', 'other.pth: does not fit the model, backbone'),
         (test, 'classes.pth', 'bbox_head.atss_cls.weight is (2, 48, 3, 3) in the file and (4, 48, 3, 3) in the model'),
-        (resume, 'weights.pth', 'holds weights alone'),
-        (resume, 'classes.pth', 'is of another model'),
+        (resume, 'weights.pth', 'only weights, which training cannot resume from'),
+        (resume, 'classes.pth', 'does not fit the model'),
     ):
         args = [str(arg).format(tmp_path / name) for arg in command]
         code, error = run_here(monkeypatch, capsys, *args, '--cfg-options', *QUICK)

@@ -62,7 +62,7 @@ def test_released_file_gives_the_released_numbers(released):
 
 def test_log_says_what_was_done(released, monkeypatch):
     lines = []
-    monkeypatch.setattr('mmfocal.weights.released.print_log', lambda line, logger: lines.append(line))
+    monkeypatch.setattr('mmfocal.weights.backbone.print_log', lambda line, logger: lines.append(line))
     model = backbone(released, expand_sizes=(3, 3, 3, 3))
     loaded, new, ignored = lines
     assert 'a released Focal checkpoint (4 neighbour tables merged' in loaded and str(released) in loaded
@@ -201,18 +201,18 @@ def test_a_file_of_another_size_is_one_error(released, change, sentence):
 
 def test_a_file_of_another_model(tmp_path):
     torch.save(dict(state_dict={'conv1.weight': torch.zeros(3)}), tmp_path / 'resnet.pth')
-    with pytest.raises(CheckpointError, match='resnet.pth holds no Focal Transformer'):
+    with pytest.raises(CheckpointError, match='resnet.pth: it holds no Focal or Swin Transformer'):
         backbone(tmp_path / 'resnet.pth')
     torch.save(dict(model=[1, 2]), tmp_path / 'list.pth')
-    with pytest.raises(CheckpointError, match='list.pth holds no state dict'):
+    with pytest.raises(CheckpointError, match='list.pth: it holds no state dict'):
         backbone(tmp_path / 'list.pth')
-    # Swin's own names are close to the released Focal ones
-    swin = {
+    # a released Focal model of the fine level alone
+    local = {
         name: value for name, value in released_state_dict().items() if 'pool_layers' not in name and '_to_' not in name
     }
-    torch.save(dict(model=swin), tmp_path / 'swin.pth')
-    with pytest.raises(CheckpointError, match='swin.pth does not fit this FocalTransformer: it lacks stages.0'):
-        backbone(tmp_path / 'swin.pth')
+    torch.save(dict(model=local), tmp_path / 'local.pth')
+    with pytest.raises(CheckpointError, match='local.pth does not fit this FocalTransformer: it lacks stages.0'):
+        backbone(tmp_path / 'local.pth')
 
 
 def test_absent_and_broken_files(tmp_path):

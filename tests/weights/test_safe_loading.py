@@ -91,7 +91,9 @@ def test_a_file_runs_no_code(tmp_path, kind, file_format):
     if file_format == 'tar':
         assert 'legacy .tar' in message
     else:
-        assert kind in message and 'nothing was run' in message
+        # a plain pickle is read as Paddle's, whose list of names has no getattr
+        named = 'getattr' if file_format == 'pickle' and '__' in kind else kind
+        assert named in message and 'nothing was run' in message
     set_off(path, file_format)
     assert marker.exists()
 
@@ -213,7 +215,7 @@ def test_a_url_is_downloaded_once_and_its_hash_is_checked(tmp_path, server):
 def test_a_url_that_does_not_answer(server):
     server.server_close()
     for url, words in (f'{server.url}/x.pth', 'not be downloaded .* by hand'), (f'{server.url}/', 'no file'):
-        with pytest.raises(CheckpointError, match=f'^{url} .*{words}'):
+        with pytest.raises(CheckpointError, match=f'^{url}.*{words}'):
             load_checkpoint(url)
 
 
@@ -245,14 +247,53 @@ def test_one_rank_downloads_and_all_hear_of_a_failure(tmp_path, server):
     assert server.requests == ['/good.pth', '/absent.pth']
 
 
-@pytest.mark.parametrize('damage', ['zip cut', 'legacy cut', 'empty', 'text', 'page', 'noise'])
+@pytest.mark.parametrize('damage', ['zip cut', 'legacy cut', 'text', 'noise'])
 def test_damaged_files(tmp_path, damage):
     save(dict(a=torch.ones(1000)), tmp_path / 'x.pth', damage.split()[0])
-    content = dict(empty=b'', text=b'hello\n', page=b'<html>\n</html>', noise=bytes(range(256)))
+    content = dict(text=b'hello\n', noise=bytes(range(256)))
     (tmp_path / 'x.pth').write_bytes(content.get(damage, (tmp_path / 'x.pth').read_bytes()[:3000]))
-    with pytest.raises(CheckpointError, match='x.pth is truncated or not a checkpoint') as error:
+    with pytest.raises(CheckpointError, match='x.pth: truncated or not a checkpoint') as error:
         load_checkpoint(tmp_path / 'x.pth')
     assert '\n' not in str(error.value) and 'weights_only' not in str(error.value)
+
+
+NO_WEIGHTS = [
+    (b'', 'an empty file'),
+    (b'<html>\n</html>', 'a web page'),
+    (b'\xef\xbb\xbf\n<!DOCTYPE html><title>Sign in</title>', 'a web page'),
+    (b'version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n', 'a Git LFS pointer'),
+    (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', 'a text'),
+    (b'{"message": "Not Found"}', 'a text'),
+]
+
+
+@pytest.mark.parametrize('suffix', ['pth', 'pdparams', 'safetensors'])
+@pytest.mark.parametrize('content, what', NO_WEIGHTS, ids=['empty', 'page', 'login', 'LFS', 'XML', 'JSON'])
+def test_what_is_saved_instead_of_weights(tmp_path, content, what, suffix):
+    (tmp_path / f'x.{suffix}').write_bytes(content)
+    with pytest.raises(CheckpointError, match=f'x.{suffix}: this is {what}.*; ') as error:
+        load_checkpoint(tmp_path / f'x.{suffix}')
+    assert '\n' not in str(error.value)
+
+
+def test_a_page_instead_of_a_download_is_not_kept(tmp_path, server):
+    (server.folder / 'page.pth').write_bytes(NO_WEIGHTS[1][0])
+    with pytest.raises(CheckpointError, match='could not be downloaded .it is a web page'):
+        load_checkpoint(f'{server.url}/page.pth')
+    assert os.listdir(tmp_path / 'hub' / 'checkpoints') == []
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
+    torch.save(dict(a=torch.zeros(2**20)), tmp_path / 'x.pth')
+    with (
+        zipfile.ZipFile(tmp_path / 'x.pth') as plain,
+        zipfile.ZipFile(tmp_path / 'bomb.pth', 'w', zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in plain.infolist():
+            bomb.writestr(entry.filename, plain.read(entry))
+    with pytest.raises(CheckpointError, match='bomb.pth: a compressed archive of 4[0-9]{6} bytes in [0-9]{4}, '):
+        load_checkpoint(tmp_path / 'bomb.pth')
+    assert load_checkpoint(tmp_path / 'x.pth')['a'].shape == (2**20,)
 
 
 def test_absent_files(tmp_path):

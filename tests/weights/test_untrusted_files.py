@@ -82,7 +82,7 @@ def test_tools_run_no_checkpoint(script, args, options, armed, shapes, monkeypat
         args = [arg.replace(name, str(value)) for arg in args]
     code, output = run(monkeypatch, capfd, script, *args)
     assert not marker.exists()
-    assert code == 1 and f'error: {work_dir}/epoch_1.pth asks for' in output and 'nothing was run' in output
+    assert code == 1 and f'error: {work_dir}/epoch_1.pth: it asks for' in output and 'nothing was run' in output
     assert not (work_dir / 'converted.pth').exists()
     set_off(work_dir / 'epoch_1.pth', 'zip')
     assert marker.exists()

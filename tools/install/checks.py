@@ -2,10 +2,7 @@
 
 import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,35 +13,6 @@ NEEDED = {'cpu': (1_800_000_000, 500_000_000), 'cuda': (6_500_000_000, 3_000_000
 
 class SetupError(Exception):
     """One sentence: what is missing, where, and what to do."""
-
-
-def check_compiler():
-    """Raises SetupError if a C++17 source cannot be made into a shared library."""
-    compiler = os.environ.get('CXX', 'c++')
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, 'try.cpp')
-        source.write_text('#include <optional>\nstd::optional<int> answer() { return 42; }\n')
-        command = [*shlex.split(compiler), '-std=c++17', '-shared', '-fPIC', source, '-o', f'{folder}/try.so']
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, errors='replace')
-            fault = done.returncode and (done.stderr.splitlines() or [f'exit code {done.returncode}'])[0]
-        except OSError as error:
-            fault = error.strerror
-    if fault:
-        raise SetupError(
-            f'no C++17 compiler: `{compiler}` does not compile ({fault}), and MMCV is compiled here; install '
-            'g++ (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++), or name another one in CXX'
-        )
-
-
-def check_headers(include):
-    """Raises SetupError if Python's headers are not in the folder `include`."""
-    if not Path(include, 'Python.h').is_file():
-        python = 'python{}.{}'.format(*sys.version_info)
-        raise SetupError(
-            f'no Python headers: {include}/Python.h is missing, and MMCV is compiled with it; '
-            f'install {python}-dev (Debian, Ubuntu) or {python}-devel (Fedora)'
-        )
 
 
 def check_disk(venv, kind):

@@ -19,28 +19,32 @@ class Environment:
     """A virtual or conda environment, and what the set-up has noted about it.
 
     Args:
-        folder: Its path; there need be nothing yet.
+        folder: Its path; it need not exist yet.
+        pythons: The lowest and the highest version of Python that it may have.
 
     Attributes:
         state: What the set-up keeps in the environment: `default` (it is our own, with the pinned torch),
             `torch` and `mmcv` (what was installed as such), `done` (fingerprint of a finished set-up).
+        version: Python's, e.g. (3, 12).
 
     Raises:
-        SetupError: something is there that cannot serve.
+        SetupError: If something else is there, or an environment that does not work.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder, pythons):
         self.folder, self.python = folder, folder / 'bin' / 'python'
         self.log, self.stamp = folder / 'mmfocal-install.log', folder / 'mmfocal-install.json'
-        self.exists = os.path.lexists(self.python)
+        self.exists, self.version = os.path.lexists(self.python), sys.version_info[:2]
         if self.exists:
             code = 'import sys; print(*sys.version_info[:2], sep=".")'
             version = self.python.exists() and self.ask(code)[1]
             if not version:
                 raise SetupError(f'{self.python} does not run any more; remove {folder} and try again')
-            if version not in ('3.11', '3.12'):
+            self.version = tuple(map(int, version.split('.')))
+            if not pythons[0] <= self.version <= pythons[1]:
                 raise SetupError(
-                    f'{folder} holds Python {version}, but 3.11 or 3.12 is needed; choose another place with VENV=PATH'
+                    f'{folder} holds Python {version}, but 3.{pythons[0][1]} to 3.{pythons[1][1]} is needed; choose '
+                    'another place with VENV=PATH'
                 )
         elif folder.exists() and not (folder / 'pyvenv.cfg').exists() and any(folder.iterdir()):
             raise SetupError(f'{folder} is neither empty nor a Python environment; choose another place with VENV=PATH')

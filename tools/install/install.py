@@ -1,7 +1,7 @@
-"""Set-up of the environment: torch, OpenMMLab's libraries, MMCV compiled against that torch, and mmfocal.
+"""Set-up of the environment: torch, OpenMMLab's libraries and mmfocal, all of them wheels.
 
-The Makefile runs it before everything else, with the environment's Python or, before there is one, any
-Python 3.11 or 3.12: so it needs the standard library only. A second run finds all done and returns at once.
+The Makefile runs it before everything else, with the environment's Python or, before there is one, any supported
+Python: so it needs the standard library only. A second run finds everything done and returns at once.
 """
 
 import argparse
@@ -11,21 +11,24 @@ import json
 import os
 import shlex
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
-from checks import SetupError, check_compiler, check_disk, check_headers
+from checks import SetupError, check_disk
+from compile_mmcv import check_tools, compile_mmcv
 from environment import Environment, package, say
-from mmcv_ops import install_mmcv
 
 ROOT = Path(__file__).resolve().parents[2]
+PYTHONS = (3, 10), (3, 13)
+ORIGINALS = 'mmengine', 'mmcv-lite', 'mmcv', 'mmdet', 'mmsegmentation'
 
 
 def main():
     parser = argparse.ArgumentParser(description='Set up the environment that the Makefile uses.')
-    parser.add_argument('--venv', default='.venv', help='the environment, made if it is not there (.venv)')
+    parser.add_argument('--venv', default='.venv', help='the environment, created if it does not exist (.venv)')
     parser.add_argument('--torch', default='', help='torch of a new environment: a version or what pip takes')
+    parser.add_argument('--stack', default='openmmlab', help="openmmlab, or onedl for OneDL's forks of its libraries")
+    parser.add_argument('--ops', default='', help='compile: compile the operators of MMCV')
     args = parser.parse_args()
     with open(__file__, 'a') as lock:  # NFS locks only what may be written
         try:
@@ -34,52 +37,62 @@ def main():
             say('waiting for another set-up of this clone')
             fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            set_up(Environment(Path(args.venv).absolute()), args.torch.strip())
+            check_choices(args.stack, args.ops)
+            set_up(Environment(Path(args.venv).absolute(), PYTHONS), args.torch.strip(), args.stack, args.ops)
         except SetupError as error:
             sys.exit(f'mmfocal set-up: {error}')
         except KeyboardInterrupt:
-            sys.exit('mmfocal set-up: interrupted; the next one goes on from here')
+            sys.exit('mmfocal set-up: interrupted; the next run continues from here')
 
 
-def set_up(env, wish):
-    """Brings the environment to what mmfocal needs; returns at once where that has been done.
+def check_choices(stack, ops):
+    """Raises SetupError if the two cannot be had, or not together."""
+    if stack not in ('openmmlab', 'onedl'):
+        raise SetupError(f'STACK={stack}: unknown; choose openmmlab or onedl')
+    if ops not in ('', 'compile'):
+        raise SetupError(f'OPS={ops}: unknown; choose compile, or leave it out for operators without a compiler')
+    if ops and stack == 'onedl':
+        raise SetupError('OPS=compile: OneDL has compiled wheels of its own; see its documentation, or leave OPS out')
+
+
+def set_up(env, wish='', stack='openmmlab', ops=''):
+    """Brings the environment to what mmfocal needs; returns at once if that has been done.
 
     Args:
         env: The Environment.
         wish: Torch for it, a version or what pip takes; empty for the pin of requirements/tested.txt.
+        stack: Whose libraries: 'openmmlab' or 'onedl'.
+        ops: 'compile' to compile MMCV against that torch, empty to leave MMCV as it is or install mmcv-lite.
     """
     versions = env.packages()
+    check_stack(env.folder, versions, stack)
     spec = choose_torch(versions.get('torch'), wish, env.state)
-    if not spec and env.state.get('done') == fingerprint(versions):
+    if not spec and env.state.get('done') == fingerprint(versions, stack) and (not ops or 'mmcv' in versions):
         return
-    say(
-        f"Setting up {env.folder}: torch, OpenMMLab's libraries, and MMCV compiled against that torch.\n"
-        'On 2 cores that takes 10 minutes the first time, 2 where the same MMCV has been compiled before.'
-    )
-    if 'mmcv' not in versions:
-        check_compiler()
-        check_headers(sysconfig.get_path('include'))
+    say(f"Setting up {env.folder}: torch, {'OneDL' if stack == 'onedl' else 'OpenMMLab'}'s libraries, mmfocal")
+    if ops:
+        check_tools()
     if not env.exists:
         check_disk(env.folder, 'cpu')
         env.make()
         env.note(default=not wish)
     os.environ.update(PIP_DISABLE_PIP_VERSION_CHECK='1', PIP_NO_INPUT='1', PIP_PROGRESS_BAR='off', PIP_USER='0')
-    say('1/5 tools to build with')
     if 'pip' not in env.packages():
         env.ask('import ensurepip; ensurepip.bootstrap()')
-    tools = [line for line in wanted(env) if package(line) in ('setuptools', 'wheel', 'ninja')]
-    env.pip('installing them', 'install', *tools)
     if spec:
-        say(f'2/5 {spec}')
+        say(f'1/3 {spec}')
         install_torch(env, spec)
-    say("3/5 OpenMMLab's libraries and what they need")
-    env.pip('installing them', 'install', *wanted(env))
+    say('2/3 the libraries')
+    env.pip('installing the libraries', 'install', *wanted(env, stack))
     repair_opencv(env)
-    say(f'4/5 {PINS["mmcv"]}')
-    install_mmcv(env, PINS['mmcv'])
-    say('5/5 mmfocal')
+    if ops:
+        say(f'    {MMCV}, compiled')
+        if 'mmcv-lite' in env.packages():
+            env.pip('removing mmcv-lite', 'uninstall', '-y', 'mmcv-lite')
+        compile_mmcv(env, MMCV)
+    say('3/3 mmfocal')
     env.pip('installing it', 'install', '--no-deps', '--no-build-isolation', '--editable', ROOT)
-    env.note(done=fingerprint(env.packages()))
+    env.note(done=fingerprint(env.packages(), stack))
 
 
 def requirements(name):
@@ -89,30 +102,53 @@ def requirements(name):
 
 
 PINS = requirements('tested')
+MMCV = PINS['mmcv-lite'].replace('-lite', '')
 
 
-def wanted(env):
-    """Returns what pip is to install beside torch and MMCV: the pins of requirements/tested.txt.
+def wanted(env, stack):
+    """Returns what pip is to install beside torch: the pins of requirements/tested.txt.
 
-    Where another torch was chosen, or the environment is not ours, what is there stays if mmfocal can use its
-    version, and only what is missing comes in the tested one.
+    If another torch was chosen, or the environment is not ours, what is there stays if mmfocal can use its version,
+    and only what is missing comes as pinned. Python 3.10, for which some pins do not exist, and OneDL's forks get what
+    pip chooses.
     """
     versions, lines = env.packages(), list(PINS.values())
     torch = versions.get('torch')
-    if not env.state['default'] or torch and PINS['torch'] != f'torch=={torch.split("+")[0]}':
-        lines = [line for name in ('runtime', 'mminstall', 'tests') for line in requirements(name).values()]
-        lines += [line for name, line in PINS.items() if name not in versions]
-    # a torch for GPUs brings the Triton that it needs; one for CPUs none, and the tests run Triton's interpreter
-    kept = ('torch', 'mmcv', *(['triton'] if 'triton' in versions else []))
+    if stack == 'onedl':  # the forks need other versions
+        lines = [line for line in ranges() if package(line) not in ORIGINALS] + list(requirements('onedl').values())
+    elif env.version < (3, 11):
+        lines = ranges()
+    elif not env.state['default'] or torch and PINS['torch'] != f'torch=={torch.split("+")[0]}':
+        lines = ranges() + [line for name, line in PINS.items() if name not in versions]
+    kept = ['torch']
+    if 'triton' in versions:  # a torch for GPUs brings the one that it needs
+        kept.append('triton')
+    if 'mmcv' in versions:  # compiled: the same modules as mmcv-lite's, and the operators
+        kept.append('mmcv-lite')
     lines = [line for line in lines if package(line) not in kept]
     return [f'torch=={torch}', *lines] if torch else lines
 
 
-def fingerprint(versions):
-    """Returns a short form of what a set-up depends on: when that changes, it is gone through again."""
+def ranges():
+    """Returns the requirements that do not pin."""
+    return [line for name in ('runtime', 'mminstall', 'tests', 'lint') for line in requirements(name).values()]
+
+
+def fingerprint(versions, stack='openmmlab'):
+    """Returns a short form of what a set-up depends on: if that changes, it is repeated."""
     files = [*sorted((ROOT / 'requirements').glob('*.txt')), ROOT / 'setup.cfg', ROOT / 'pyproject.toml']
-    parts = [file.read_text() for file in files] + [f'{ROOT} {versions.get("torch")} {versions.get("mmcv")}']
+    parts = [file.read_text() for file in files] + [f'{ROOT} {stack} {versions.get("torch")} {versions.get("mmcv")}']
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
+
+
+def check_stack(folder, versions, stack):
+    """Raises SetupError if the environment holds the other stack, whose modules have the same names."""
+    others = ORIGINALS if stack == 'onedl' else [f'onedl-{name}' for name in ('mmengine', 'mmcv', 'mmdetection')]
+    for name in others:
+        if name in versions:
+            raise SetupError(
+                f'{folder} holds {name}, and STACK={stack} has the same modules; choose another place with VENV=PATH'
+            )
 
 
 def choose_torch(present, wish, state):
@@ -125,8 +161,8 @@ def choose_torch(present, wish, state):
         return spec
     if wish and state.get('torch') != spec and wish not in (present, present.split('+')[0]):
         raise SetupError(
-            f'torch {present} is there and stays, so TORCH={wish} cannot be had; TORCH chooses the torch of '
-            'a new environment: `make clean` first, or another VENV'
+            f'TORCH={wish}: the environment has torch {present}, which stays; run `make clean` first, or choose '
+            'another VENV'
         )
     return None
 
@@ -135,7 +171,7 @@ def install_torch(env, spec):
     """Installs torch, if there is room for what comes with it."""
     command = ['install', *shlex.split(spec)]
     with tempfile.TemporaryDirectory() as folder:
-        if env.state['default']:
+        if env.state['default'] and env.version >= (3, 11):
             constraints = Path(folder, 'constraints.txt')
             constraints.write_text('\n'.join(line for name, line in PINS.items() if name != 'triton'))
             command += ['--constraint', constraints]
@@ -148,11 +184,11 @@ def install_torch(env, spec):
 
 
 def repair_opencv(env):
-    """Takes OpenCV's build without windows where the usual one lacks a library of the system's (libGL)."""
+    """Installs OpenCV's build without windows if the usual one lacks a library of the system's (libGL)."""
     code, _, complaint = env.ask('import cv2')
     version = env.packages().get('opencv-python')
     if code and version:
-        say(f'    {complaint}: taking OpenCV without windows')
+        say(f'    {complaint}: installing OpenCV without windows')
         env.pip('removing OpenCV', 'uninstall', '-y', 'opencv-python')
         env.pip('installing OpenCV', 'install', '--no-deps', '--force-reinstall', f'opencv-python-headless=={version}')
         code, _, complaint = env.ask('import cv2')

@@ -1,4 +1,4 @@
-# A Focal Transformer of 1 M parameters, for the shapes, from scratch.
+# Focal Transformer with 1 M parameters, for the generated shapes, from scratch.
 backbone = dict(
     type='FocalTransformer',
     arch=dict(embed_dims=24, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8)),

@@ -1,4 +1,4 @@
-# PVT-Small, of the first version, with MMDetection's defaults (drop path 0.1, for all sizes and schedules).
+# PVT-Small of the first version with MMDetection's defaults (drop path 0.1 for all sizes and schedules).
 backbone = dict(
     type='PyramidVisionTransformer',
     num_layers=[3, 4, 6, 3],

@@ -1,4 +1,4 @@
-# ResNet-50 as MMDetection's detectors have it: the stem and the first stage frozen, norms with ImageNet's statistics.
+# ResNet-50 as in MMDetection's detectors: stem and first stage frozen, norms with the statistics of ImageNet.
 backbone = dict(
     type='ResNet',
     depth=50,

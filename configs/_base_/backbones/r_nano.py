@@ -1,4 +1,4 @@
-# ResNet-18 with 24 to 192 channels, as many as focal_nano.py has, for the shapes, from scratch.
+# ResNet-18 with 24 to 192 channels, those of focal_nano.py, for the generated shapes, from scratch.
 backbone = dict(
     type='ResNet',
     depth=18,

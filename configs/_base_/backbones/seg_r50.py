@@ -1,5 +1,5 @@
-# ResNet-50 as MMSegmentation's UPerNet has it: a stem of three convolutions, nothing frozen, norms over the batch of all GPUs; the weights
-# that MMSegmentation calls open-mmlab://resnet50_v1c.
+# ResNet-50 as in MMSegmentation's UPerNet: a stem of three convolutions, nothing frozen, norms over the batch of all
+# GPUs. The weights are those that MMSegmentation calls open-mmlab://resnet50_v1c.
 backbone = dict(
     type='ResNetV1c',
     depth=50,

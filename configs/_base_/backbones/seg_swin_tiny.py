@@ -1,4 +1,5 @@
-# Swin-T for MMSegmentation, whose SwinTransformer takes weights that it has converted; pretrained on ImageNet-1K, as all Swin sizes here.
+# Swin-T for MMSegmentation, whose SwinTransformer takes the weights that it has converted. All Swin sizes here were
+# pretrained on ImageNet-1K.
 backbone = dict(
     type='SwinTransformer',
     embed_dims=96,
@@ -11,4 +12,4 @@ backbone = dict(
     ),
 )
 channels = [96, 192, 384, 768]
-drop_path = dict(segmentation=0.3)  # its authors' ADE20K configs, and MMSegmentation's, for all sizes
+drop_path = dict(segmentation=0.3)  # its authors' and MMSegmentation's ADE20K configs, all sizes

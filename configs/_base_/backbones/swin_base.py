@@ -8,4 +8,4 @@ backbone = dict(
     ),
 )
 channels = [128, 256, 512, 1024]
-drop_path = dict(schedule_1x=0.3, schedule_3x=0.3)  # 3x: its authors' Cascade Mask R-CNN; they have none for 1x
+drop_path = dict(schedule_1x=0.3, schedule_3x=0.3)  # 3x: its authors' Cascade Mask R-CNN; they have no 1x

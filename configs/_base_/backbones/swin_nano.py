@@ -1,4 +1,4 @@
-# A Swin Transformer of focal_nano.py's widths and depths, for the shapes, from scratch.
+# Swin Transformer with the widths and depths of focal_nano.py, for the generated shapes, from scratch.
 backbone = dict(
     type='SwinTransformer',
     embed_dims=24,

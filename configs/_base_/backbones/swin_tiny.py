@@ -1,4 +1,4 @@
-# Swin-T; pretrained on ImageNet-1K, as all Swin sizes here.
+# Swin-T. All Swin sizes here were pretrained on ImageNet-1K.
 backbone = dict(
     type='SwinTransformer',
     embed_dims=96,
@@ -12,6 +12,5 @@ backbone = dict(
     ),
 )
 channels = [96, 192, 384, 768]
-drop_path = dict(
-    schedule_1x=0.1, schedule_3x=0.2
-)  # its authors' configs of Mask R-CNN and, for 3x, of Cascade Mask R-CNN
+# Its authors' configs: Mask R-CNN, and Cascade Mask R-CNN for 3x.
+drop_path = dict(schedule_1x=0.1, schedule_3x=0.2)

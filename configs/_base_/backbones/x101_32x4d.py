@@ -1,4 +1,4 @@
-# The weights that MMDetection calls open-mmlab://resnext101_32x4d.
+# The weights are those that MMDetection calls open-mmlab://resnext101_32x4d.
 _base_ = 'r101.py'
 
 backbone = dict(

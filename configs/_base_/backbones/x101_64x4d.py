@@ -1,4 +1,4 @@
-# The weights that MMDetection calls open-mmlab://resnext101_64x4d.
+# The weights are those that MMDetection calls open-mmlab://resnext101_64x4d.
 _base_ = 'x101_32x4d.py'
 
 backbone = dict(

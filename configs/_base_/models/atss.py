@@ -1,4 +1,5 @@
-# ATSS as in MMDetection (https://arxiv.org/abs/1912.02424); a config adds the backbone, its strides 8, 16 and 32, and their channels.
+# ATSS (https://arxiv.org/abs/1912.02424) as in MMDetection. A config adds the backbone with strides 8, 16 and 32, and
+# their channels.
 _base_ = 'det_data_preprocessor.py'
 
 model = dict(

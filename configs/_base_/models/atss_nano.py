@@ -1,4 +1,4 @@
-# ATSS for the generated shapes, with a small backbone of strides 4, 8, 16 and 32; a config adds it, and its channels.
+# ATSS for the generated shapes. A config adds a nano backbone with strides 4, 8, 16 and 32, and its channels.
 _base_ = 'atss.py'
 
 model = dict(

@@ -1,5 +1,6 @@
-# Cascade Mask R-CNN (https://arxiv.org/abs/1712.00726) as MMDetection's, with the box heads of the Swin comparison: four convolutions with
-# SyncBN and one fully connected layer, a box for each class, GIoU loss. A config adds the backbone and the channels of its four stages.
+# Cascade Mask R-CNN (https://arxiv.org/abs/1712.00726) as in MMDetection, with the box heads of the Swin paper: four
+# convolutions with SyncBN and one fully connected layer, one box per class, GIoU loss. A config adds the backbone and
+# the channels of its four stages.
 _base_ = 'mask_rcnn.py'
 
 model = dict(

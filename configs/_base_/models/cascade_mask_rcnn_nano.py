@@ -1,5 +1,6 @@
-# Cascade Mask R-CNN for the generated shapes: mask_rcnn_nano.py with three box heads, which see fewer regions and pool fewer points of
-# each, since RoIAlign's backward takes most of the time on a CPU; a config adds a small backbone and its channels.
+# Cascade Mask R-CNN for the generated shapes: mask_rcnn_nano.py with three box heads. They see fewer regions and
+# sample fewer points of each, since RoIAlign's backward takes most of the time on a CPU. A config adds a nano backbone
+# and its channels.
 _base_ = 'cascade_mask_rcnn.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# ImageNet's mean and standard deviation, in RGB, as all backbones here were pretrained with.
+# Mean and standard deviation of ImageNet in RGB, with which all backbones here were pretrained.
 model = dict(
     data_preprocessor=dict(
         type='DetDataPreprocessor',

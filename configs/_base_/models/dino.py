@@ -1,5 +1,5 @@
-# DINO with four feature levels as in MMDetection (https://arxiv.org/abs/2203.03605); a config adds the backbone and the channels of its
-# strides 8, 16 and 32.
+# DINO (https://arxiv.org/abs/2203.03605) with four feature levels as in MMDetection. A config adds the backbone with
+# strides 8, 16 and 32, and their channels.
 _base_ = 'det_data_preprocessor.py'
 
 model = dict(

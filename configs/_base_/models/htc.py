@@ -1,5 +1,5 @@
-# Hybrid Task Cascade (https://arxiv.org/abs/1901.07518) without its semantic branch, which needs COCO-stuff: Cascade Mask R-CNN whose mask
-# heads see the boxes of their own stage and the features of the mask head before.
+# Hybrid Task Cascade (https://arxiv.org/abs/1901.07518) without its semantic branch, which needs COCO-stuff: Cascade
+# Mask R-CNN whose mask heads take the boxes of their own stage and the features of the previous mask head.
 _base_ = 'cascade_mask_rcnn.py'
 
 model = dict(

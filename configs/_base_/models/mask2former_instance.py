@@ -1,4 +1,4 @@
-# Mask2Former for COCO's 80 classes of things alone.
+# Mask2Former for the 80 thing classes of COCO.
 _base_ = 'mask2former_panoptic.py'
 
 model = dict(

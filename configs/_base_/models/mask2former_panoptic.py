@@ -1,5 +1,5 @@
-# Mask2Former as in MMDetection (https://arxiv.org/abs/2112.01527), for COCO's 80 classes of things and 53 of
-# stuff; a config adds the backbone and the channels of its four stages.
+# Mask2Former (https://arxiv.org/abs/2112.01527) as in MMDetection, for the 80 thing and 53 stuff classes of COCO. A
+# config adds the backbone and the channels of its four stages.
 _base_ = 'det_data_preprocessor.py'
 
 model = dict(
@@ -42,7 +42,7 @@ model = dict(
                 ffn_cfg=dict(embed_dims=256, feedforward_channels=2048, ffn_drop=0.0),
             ),
         ),
-        # The last weight is that of no object.
+        # The last weight is for `no object`.
         loss_cls=dict(type='CrossEntropyLoss', loss_weight=2.0, class_weight=[1.0] * 133 + [0.1]),
         loss_mask=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=5.0),
         loss_dice=dict(type='DiceLoss', naive_dice=True, eps=1.0, loss_weight=5.0),

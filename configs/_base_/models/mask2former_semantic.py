@@ -1,5 +1,5 @@
-# Mask2Former for semantic segmentation as in MMSegmentation (https://arxiv.org/abs/2112.01527), whose head needs MMDetection; a config adds
-# the backbone, the channels of its four stages and the size of the crops.
+# Mask2Former (https://arxiv.org/abs/2112.01527) for semantic segmentation as in MMSegmentation; its head needs
+# MMDetection. A config adds the backbone, the channels of its four stages and the crop size.
 _base_ = 'seg_data_preprocessor.py'
 
 num_classes = 150

@@ -1,4 +1,5 @@
-# Mask R-CNN as in MMDetection (https://arxiv.org/abs/1703.06870); a config adds the backbone and the channels of its four stages.
+# Mask R-CNN (https://arxiv.org/abs/1703.06870) as in MMDetection. A config adds the backbone and the channels of its
+# four stages.
 _base_ = 'det_data_preprocessor.py'
 
 model = dict(

@@ -1,4 +1,5 @@
-# Mask R-CNN for the generated shapes, with anchors of 16–128 px for objects of 12–68 px; a config adds a small backbone and its channels.
+# Mask R-CNN for the generated shapes, with anchors of 16–128 px for objects of 12–68 px. A config adds a nano backbone
+# and its channels.
 _base_ = 'mask_rcnn.py'
 
 model = dict(

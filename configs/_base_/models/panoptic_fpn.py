@@ -1,6 +1,6 @@
-# Panoptic FPN as in MMDetection (https://arxiv.org/abs/1901.02446): Mask R-CNN, and on its FPN a semantic
-# head for COCO's 53 classes of stuff and one for all things. A config adds the backbone and the channels of
-# its four stages.
+# Panoptic FPN (https://arxiv.org/abs/1901.02446) as in MMDetection: Mask R-CNN with a semantic head on its FPN, for
+# the 53 stuff classes of COCO and one class for all things. A config adds the backbone and the channels of its four
+# stages.
 _base_ = 'mask_rcnn.py'
 
 model = dict(

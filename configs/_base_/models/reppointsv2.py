@@ -1,5 +1,5 @@
-# RepPoints V2 with GIoU losses (https://arxiv.org/abs/2007.08508 and its authors' configs); a config adds the backbone, its strides 8, 16 and 32,
-# and their channels.
+# RepPoints V2 (https://arxiv.org/abs/2007.08508) with the GIoU losses of its authors' configs. A config adds the
+# backbone with strides 8, 16 and 32, and their channels.
 _base_ = 'det_data_preprocessor.py'
 
 norm_cfg = dict(type='GN', num_groups=32, requires_grad=True)
@@ -20,7 +20,7 @@ model = dict(
         gradient_mul=0.1,
         point_strides=[8, 16, 32, 64, 128],
         point_base_scale=4,
-        initial_box=4,  # ours: the size of point_base_scale; with 0, as released, these GIoU losses diverged from 3 of 6 seeds
+        initial_box=4,  # strides, as point_base_scale; with the released 0 the GIoU losses diverged with 3 of 6 seeds
         norm_cfg=norm_cfg,
         loss_cls=dict(type='FocalLoss', use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
         loss_bbox_init=dict(type='GIoULoss', loss_weight=1.0),

@@ -1,4 +1,4 @@
-# RepPoints V2 for the generated shapes; a config adds a small backbone, its strides 8, 16 and 32, and their channels.
+# RepPoints V2 for the generated shapes. A config adds a nano backbone with strides 8, 16 and 32, and their channels.
 _base_ = 'reppointsv2.py'
 
 norm_cfg = dict(type='GN', num_groups=8, requires_grad=True)

@@ -1,4 +1,5 @@
-# RetinaNet as in MMDetection (https://arxiv.org/abs/1708.02002); a config adds the backbone and the channels of its strides 8, 16 and 32.
+# RetinaNet (https://arxiv.org/abs/1708.02002) as in MMDetection. A config adds the backbone with strides 8, 16 and 32,
+# and their channels.
 _base_ = 'det_data_preprocessor.py'
 
 model = dict(
@@ -24,7 +25,7 @@ model = dict(
     ),
     train_cfg=dict(
         assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
-        sampler=dict(type='PseudoSampler'),  # focal loss takes all anchors
+        sampler=dict(type='PseudoSampler'),  # focal loss uses all anchors
         allowed_border=-1,
         pos_weight=-1,
     ),

@@ -1,5 +1,5 @@
-# RetinaNet for the generated shapes, with anchors of 12–152 px for objects of 12–68 px; a config adds a small backbone of strides 4, 8, 16
-# and 32, and its channels.
+# RetinaNet for the generated shapes, with anchors of 12–152 px for objects of 12–68 px. A config adds a nano backbone
+# with strides 4, 8, 16 and 32, and its channels.
 _base_ = 'retinanet.py'
 
 model = dict(

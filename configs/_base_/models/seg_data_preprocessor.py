@@ -1,4 +1,5 @@
-# ImageNet's mean and standard deviation, in RGB, as all backbones here were pretrained with; a config adds the size of the training crops.
+# Mean and standard deviation of ImageNet in RGB, with which all backbones here were pretrained. A config adds the crop
+# size.
 model = dict(
     data_preprocessor=dict(
         type='SegDataPreProcessor',

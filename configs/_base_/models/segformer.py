@@ -1,5 +1,5 @@
-# SegFormer's head (https://arxiv.org/abs/2105.15203) with 256 channels, as MMSegmentation has it for all sizes; a config adds the backbone,
-# the channels of its four stages and the size of the crops.
+# SegFormer's head (https://arxiv.org/abs/2105.15203) with 256 channels, as MMSegmentation has it for all sizes. A
+# config adds the backbone, the channels of its four stages and the crop size.
 _base_ = 'seg_data_preprocessor.py'
 
 model = dict(

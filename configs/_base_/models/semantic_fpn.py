@@ -1,5 +1,5 @@
-# Semantic FPN as in MMSegmentation (https://arxiv.org/abs/1901.02446); a config adds the backbone, the channels of its four stages and the
-# size of the crops.
+# Semantic FPN (https://arxiv.org/abs/1901.02446) as in MMSegmentation. A config adds the backbone, the channels of its
+# four stages and the crop size.
 _base_ = 'seg_data_preprocessor.py'
 
 model = dict(

@@ -1,5 +1,5 @@
-# Sparse R-CNN with 300 proposals as in MMDetection (https://arxiv.org/abs/2011.12450); a config adds the backbone and the channels of its
-# four stages.
+# Sparse R-CNN (https://arxiv.org/abs/2011.12450) with 300 proposals as in MMDetection. A config adds the backbone and
+# the channels of its four stages.
 _base_ = 'det_data_preprocessor.py'
 
 num_stages = 6

@@ -1,4 +1,4 @@
-# Sparse R-CNN for the generated shapes: 30 proposals, 3 stages; a config adds a small backbone and its channels.
+# Sparse R-CNN for the generated shapes: 30 proposals, 3 stages. A config adds a nano backbone and its channels.
 _base_ = 'sparse_rcnn.py'
 
 num_stages = 3

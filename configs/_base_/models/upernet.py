@@ -1,5 +1,5 @@
-# UPerNet as in MMSegmentation (https://arxiv.org/abs/1807.10221), with its auxiliary FCN head on stride 16; a config adds the backbone, the
-# channels of its four stages and the size of the crops.
+# UPerNet (https://arxiv.org/abs/1807.10221) as in MMSegmentation, with its auxiliary FCN head on stride 16. A config
+# adds the backbone, the channels of its four stages and the crop size.
 _base_ = 'seg_data_preprocessor.py'
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)

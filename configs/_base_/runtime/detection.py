@@ -1,3 +1,4 @@
+runner_type = 'FocalRunner'
 default_scope = 'mmdet'
 custom_imports = dict(imports=['mmfocal.registration'], allow_failed_imports=False)
 
@@ -15,13 +16,11 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
+    host_memory=dict(type='HostMemoryHook'),
+    divergence=dict(type='DivergenceHook'),
+    bad_data=dict(type='BadDataHook'),
+    check_classes=dict(type='CheckClassesHook'),
 )
-custom_hooks = [
-    dict(type='HostMemoryHook'),
-    dict(type='DivergenceHook'),
-    dict(type='BadDataHook'),
-    dict(type='CheckClassesHook'),
-]
 
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')

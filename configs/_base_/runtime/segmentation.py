@@ -1,3 +1,4 @@
+runner_type = 'FocalRunner'
 default_scope = 'mmseg'
 custom_imports = dict(imports=['mmfocal.registration'], allow_failed_imports=False)
 
@@ -16,13 +17,11 @@ default_hooks = dict(
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
+    host_memory=dict(type='HostMemoryHook'),
+    divergence=dict(type='DivergenceHook'),
+    bad_data=dict(type='BadDataHook'),
+    check_classes=dict(type='CheckSegmentationHook'),
 )
-custom_hooks = [
-    dict(type='HostMemoryHook'),
-    dict(type='DivergenceHook'),
-    dict(type='BadDataHook'),
-    dict(type='CheckSegmentationHook'),
-]
 
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')

@@ -2,7 +2,7 @@
 _base_ = 'schedule_shapes.py'
 
 iterations = 5000
-train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
+train_cfg = dict(_delete_=True, type='ResumableIterLoop', max_iters=iterations, val_interval=iterations)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=200),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=0, end=iterations, eta_min=0),

@@ -1,4 +1,4 @@
-"""`tools/benchmark.py collect`: what work directories, ours or a cluster's, say of their trainings, from text alone."""
+"""Collects the results of trainings from their work directories: from text files only, of which nothing is run."""
 
 import argparse
 import ast
@@ -14,11 +14,9 @@ from typing import Any
 from mmfocal.benchmark.text_table import format_table
 from mmfocal.errors import MissingFileError
 
-RECORD = (
-    'benchmark.json'  # `run`'s of a cell: what it is and, once it is tested, `metrics`, which say that it is finished
-)
-TIMESTAMP = re.compile(r'\d{8}_\d{6}')  # MMEngine's name of a run's folder and of its log
-METRICS = {  # by the last part of MMEngine's name: ours
+RECORD = 'benchmark.json'  # a cell's, written by `run`; with `metrics` once the cell is finished
+TIMESTAMP = re.compile(r'\d{8}_\d{6}')  # MMEngine names a run's folder and log so
+METRICS = {  # last part of MMEngine's name → ours
     **{
         f'{kind}_mAP{suffix}': f'{ours}_ap{suffix.replace("_", "") if suffix[1:].isdigit() else suffix}'
         for kind, ours in (('bbox', 'box'), ('segm', 'mask'))
@@ -29,8 +27,8 @@ METRICS = {  # by the last part of MMEngine's name: ours
     'aAcc': 'aacc',
     'PQ': 'pq',
 }
-MAIN = ('box_ap', 'miou', 'pq', 'mask_ap')  # what `best` is the best of: the first that there is
-ENVIRONMENT = {  # lines of MMEngine's log, and of MMDetection's and MMSegmentation's own
+MAIN = ('box_ap', 'miou', 'pq', 'mask_ap')  # `best` is by the first of these
+ENVIRONMENT = {  # lines of MMEngine's, MMDetection's and MMSegmentation's logs
     'python': r'Python: (\S+).*',
     'torch': r'PyTorch: (\S+)',
     'mmengine': r'MMEngine: (\S+)',
@@ -50,15 +48,15 @@ CURVE_POINTS = 300
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tools/benchmark.py collect`."""
-    parser.add_argument('folder', metavar='DIR', help='searched for work directories, itself one or not')
+    parser.add_argument('folder', metavar='DIR', help='is searched for work directories; may be one itself')
     parser.add_argument('--out', metavar='FILE.json', help='default: collected.json in DIR')
 
 
 def main(args: argparse.Namespace) -> None:
-    """Reads, prints a table, and writes the JSON file.
+    """Collects, prints a table, and writes the JSON file.
 
     Args:
-        args (argparse.Namespace): Of `add_arguments`.
+        args: Of `add_arguments`.
 
     Raises:
         MissingFileError: If there is no such folder, or no work directory in it.
@@ -87,8 +85,8 @@ def main(args: argparse.Namespace) -> None:
     rows += [summary(run) for run in runs]
     print(format_table(rows))
     print(
-        '\nIn percent, at the end of training; best: of all validations. s/iteration: median of the logged ones. MiB: peak, of the GPU or '
-        'else of the process.'
+        '\nIn percent, at the end of training; best: of all validations. s/iteration: median of the logged ones. '
+        'MiB: peak, of the GPU or else of the process.'
     )
     for note in notes:
         print(f'note: {note}')
@@ -98,7 +96,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def summary(run: dict) -> list[str]:
-    """A run's line of the table."""
+    """Returns a run's line of the table."""
     last, best = figures(run), run['best'] or {}
     main = next((name for name in MAIN if name in last), 'box_ap')
     texts = [text(last.get(main)), text(best.get(main))]
@@ -120,34 +118,35 @@ def text(value: float | None) -> str:
 
 
 def figures(run: dict) -> dict[str, float]:
-    """A run's metrics: of the test after training, or else of the last validation."""
+    """Returns a run's metrics: of the test after training, or else of the last validation."""
     return run['test'] or run['last'] or {}
 
 
 def collect(folder: str) -> tuple[list[dict], list[str]]:
-    """Reads all work directories in a folder. Nothing in them is run, and no checkpoint is opened.
+    """Reads all work directories in a folder; nothing in them is run, and no checkpoint is opened.
 
     Args:
-        folder (str): Searched to any depth; links to folders are not followed.
+        folder: Searched at any depth; links to folders are not followed.
 
     Returns:
-        Tuple[List[dict], List[str]]: A record for each work directory, and a sentence for each file that is damaged.
+        A record per work directory, and a note per damaged file.
 
     Raises:
         MissingFileError: If there is no such folder, or no work directory in it.
     """
     if not Path(folder).is_dir():
-        raise MissingFileError(f'{folder}: no such folder')
-    notes, runs = [], []
+        raise MissingFileError(f'{folder}: no such folder; give one with work directories')
+    notes: list[str] = []
+    runs = []
     for work_dir in work_dirs(Path(folder)):
         runs.append(read_work_dir(work_dir, Path(folder), notes))
     if not runs:
-        raise MissingFileError(f'{folder}: no work directory of MMEngine in it, nor of tools/benchmark.py run')
+        raise MissingFileError(f'{folder}: contains no work directory of a training')
     return runs, notes
 
 
 def work_dirs(folder: Path) -> Iterator[Path]:
-    """The folders in which MMEngine, or `run`, has worked, by name; the folders of `run`'s tests are part of their cell's."""
+    """Yields the folders of MMEngine's and `run`'s work, by name; folders of `run`'s tests belong to their cells."""
     for parent, folders, files in os.walk(folder):
         folders.sort()
         if RECORD in files or any(TIMESTAMP.fullmatch(name) for name in folders):
@@ -160,15 +159,15 @@ def work_dirs(folder: Path) -> Iterator[Path]:
 
 
 def read_work_dir(work_dir: Path, folder: Path, notes: list[str]) -> dict:
-    """What a work directory says of its training; `notes` gets a sentence for each damaged file."""
+    """Reads a work directory; `notes` gets a line per damaged file."""
     record = read_record(work_dir)
     if not record and (work_dir / RECORD).exists():
-        notes.append(f'{work_dir / RECORD}: damaged: skipped')
+        notes.append(f'{work_dir / RECORD}: is damaged; skipped')
     folders = sorted(path for path in work_dir.iterdir() if path.is_dir() and TIMESTAMP.fullmatch(path.name))
     train, val, test, environment, val_batches = [], [], {}, {}, None
     for path in folders:
         steps, validations = split(read_scalars(path, notes))
-        if steps:  # a resumed training goes on from a checkpoint, before the end of the log
+        if steps:  # a resumed training starts at a checkpoint, before the end of the log
             train = [one for one in train if one['iter'] < steps[0]['iter']]
             val = [one for one in val if one['step'] < steps[0].get('epoch', steps[0]['iter'])]
         train, val = train + steps, val + validations
@@ -230,7 +229,7 @@ def read_work_dir(work_dir: Path, folder: Path, notes: list[str]) -> dict:
 
 
 def read_record(work_dir: Path) -> dict:
-    """A cell's record, empty if there is none or it cannot be read."""
+    """Returns a cell's record, empty if there is none or it is damaged."""
     try:
         record = json.loads((work_dir / RECORD).read_text())
     except (OSError, ValueError, RecursionError):
@@ -239,10 +238,10 @@ def read_record(work_dir: Path) -> dict:
 
 
 def read_scalars(folder: Path, notes: list[str]) -> list[dict]:
-    """The records of a run's log: JSON objects, a line each; of a damaged log none, of one whose last line is cut off those before."""
+    """Reads a run's log, one JSON object per line: nothing of a damaged log, all but a last line that is cut off."""
     paths = [folder / 'vis_data' / name for name in ('scalars.json', f'{folder.name}.json')]
     path = next((path for path in paths if path.is_file()), None)
-    records = []
+    records: list[dict] = []
     if path is None:
         return records
     try:
@@ -254,19 +253,19 @@ def read_scalars(folder: Path, notes: list[str]) -> list[dict]:
                         raise ValueError
                 except (ValueError, RecursionError):
                     if stream.read(1):
-                        notes.append(f'{path}: line {line_number} is no record of MMEngine: the file is skipped')
+                        notes.append(f'{path}: line {line_number} is not a record of MMEngine; the file is skipped')
                         return []
-                    notes.append(f'{path}: its last line, {line_number}, is cut off: left out')
+                    notes.append(f'{path}: its last line, {line_number}, is cut off; the line is skipped')
                     break
                 records.append(record)
     except OSError as error:
-        notes.append(f'{path}: {error.strerror}: skipped')
+        notes.append(f'{path}: {error.strerror}; skipped')
         return []
     return records
 
 
 def split(records: list[dict]) -> tuple[list[dict], list[dict]]:
-    """Training records, with the numbers of them that are used, and validations in our names, each with its `step`."""
+    """Splits records into those of training, with the numbers in use, and validations with our names."""
     train, val = [], []
     for record in records:
         metrics, step = as_metrics(record), number(record.get('step'))
@@ -280,7 +279,7 @@ def split(records: list[dict]) -> tuple[list[dict], list[dict]]:
 
 
 def as_metrics(record: Any) -> dict[str, float]:
-    """The metrics in a record of MMEngine by our names, in percent; without those that COCO gives as −1, of what no image has."""
+    """Returns the metrics of a record by our names, in percent, without COCO's −1 for what no image has."""
     metrics = {}
     for key, value in record.items() if isinstance(record, dict) else ():
         name, value = METRICS.get(str(key).split('/')[-1]), number(value)
@@ -290,7 +289,7 @@ def as_metrics(record: Any) -> dict[str, float]:
 
 
 def read_object(path: Path, notes: list[str]) -> dict:
-    """A JSON file with one object, empty where there is none."""
+    """Reads a JSON file with one object, empty if there is none."""
     if not path.is_file():
         return {}
     try:
@@ -299,13 +298,14 @@ def read_object(path: Path, notes: list[str]) -> dict:
         value = None
     if isinstance(value, dict):
         return value
-    notes.append(f'{path}: no JSON object: skipped')
+    notes.append(f'{path}: is not a JSON object; skipped')
     return {}
 
 
 def read_log(path: Path) -> tuple[dict, int | None]:
-    """The environment at the head of a text log, and how many batches a validation had."""
-    environment, batches = {}, None
+    """Returns the environment at the head of a text log, and the number of batches of a validation."""
+    environment: dict[str, Any] = {}
+    batches = None
     if path.is_file():
         with open(path, errors='replace') as stream:
             in_environment = False
@@ -324,7 +324,7 @@ def read_log(path: Path) -> tuple[dict, int | None]:
 
 
 def read_config_dump(work_dir: Path, folders: list[Path], notes: list[str]) -> tuple[dict, str | None]:
-    """The settings that a run has left, read without running them, and the config's name."""
+    """Returns the settings of a config dump, read without running it, and the config's name."""
     paths = sorted((path for path in work_dir.glob('*.py') if path.is_file()), key=lambda path: path.stat().st_mtime)
     name = paths[-1].stem if paths else None
     paths += [path / 'vis_data/config.py' for path in folders if (path / 'vis_data/config.py').is_file()]
@@ -334,15 +334,16 @@ def read_config_dump(work_dir: Path, folders: list[Path], notes: list[str]) -> t
                 raise ValueError
             return literals(path.read_text()), name
         except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
-            notes.append(f'{path}: no config as MMEngine writes them: skipped')
+            notes.append(f'{path}: is not a config as MMEngine writes them; skipped')
     return {}, name
 
 
 def literals(source: str) -> dict:
-    """The assignments of a config dump whose values are literals, or `dict(…)` of them; nothing of it is executed.
+    """Returns the assignments in Python source whose values are literals or `dict(…)` of them, without running it.
 
     Raises:
-        SyntaxError, ValueError: If it is no Python.
+        SyntaxError: If the source is not Python.
+        ValueError: If it contains null bytes.
     """
     settings = {}
     for node in ast.parse(source).body:
@@ -355,6 +356,7 @@ def literals(source: str) -> dict:
 
 
 def literal(node: ast.AST) -> Any:
+    """Evaluates a literal; raises ValueError if it is an expression."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
         return {keyword.arg: literal(keyword.value) for keyword in node.keywords if keyword.arg}
     if isinstance(node, ast.Dict):
@@ -365,12 +367,12 @@ def literal(node: ast.AST) -> Any:
 
 
 def inner(cfg: dict, key: str) -> dict:
-    """A value that should be a dict, empty where it is not."""
+    """Returns a value that should be a dict, an empty one if it is not."""
     return cfg[key] if isinstance(cfg.get(key), dict) else {}
 
 
 def epochs_done(work_dir: Path, train: list[dict], val: list[dict]) -> float | None:
-    """Whole epochs: by the last checkpoint's name, the last validation, or the epoch that was begun."""
+    """Returns the complete epochs, by the last checkpoint's name, the last validation or the last epoch."""
     path = work_dir / 'last_checkpoint'
     match = re.search(r'epoch_(\d+)\.pth', path.read_text(errors='replace')[-200:]) if path.is_file() else None
     found = [int(match[1])] if match else []
@@ -379,20 +381,22 @@ def epochs_done(work_dir: Path, train: list[dict], val: list[dict]) -> float | N
 
 
 def median(values: list[float]) -> float | None:
+    """Returns the median, None if there are no values."""
     return statistics.median(values) if values else None
 
 
 def number(value: Any) -> float | None:
-    """A finite number as it is, anything else as None."""
+    """Returns a finite number, None for anything else."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return value if is_number and abs(value) < 1e300 and math.isfinite(value) else None
 
 
 def string(value: Any) -> str | None:
+    """Returns a text that is not empty, None for anything else."""
     return value if isinstance(value, str) and value else None
 
 
 def thinned(points: list[tuple]) -> list[tuple]:
-    """At most so many points as a curve can show."""
+    """Returns at most as many points as a curve can show, the last included."""
     stride = max(1, math.ceil(len(points) / CURVE_POINTS))
     return points[::stride] + (points[-1:] if points and (len(points) - 1) % stride else [])

@@ -1,4 +1,4 @@
-"""Whether a run's figures may stand beside the paper's: only those of the config as it is, trained to its end."""
+"""Decides whether a run is comparable with the paper: it must have its config's settings and be complete."""
 
 import json
 from collections.abc import Iterator
@@ -8,8 +8,9 @@ from typing import Any
 from mmengine.config import Config
 
 from mmfocal.benchmark.paper.collect import figures
+from mmfocal.text import join_some
 
-# What decides a result. The rest is paths, logging, workers, and how often is validated.
+# These decide a result; the rest is paths, logging, workers and the validation interval.
 SETTINGS = (
     'model',
     'train_cfg',
@@ -36,29 +37,24 @@ IMAGES = {'COCO val2017': 5000, 'ADE20K val': 2000}
 
 
 def objections(run: dict, row: dict, configs: Path) -> list[str]:
-    """Why a run must not be compared with a row of the paper's.
+    """Returns the reasons why a run must not be compared with a row of the paper's.
 
     Args:
-        run (dict): Of `collect`, whose config is the row's.
-        row (dict): Of `mmfocal.benchmark.paper.tables`.
-        configs (Path): The folder with the configs.
-
-    Returns:
-        List[str]: Reasons; none if it may.
+        run: Of `collect`, with the row's config.
+        row: Of `mmfocal.benchmark.paper.tables`.
+        configs: The folder with the configs.
     """
     found = []
     if not figures(run):
         return [f'failed: {run["failed"]}' if run['failed'] else 'no validation yet']
     if not run['settings']:
-        return ['it has left no config, so that its schedule and data are not known']
+        return ['its schedule and data are unknown, as it left no config']
     ours = Config.fromfile(configs / f'{row["config"]}.py', import_custom_modules=False).to_dict()
     keys = [
         difference for key in SETTINGS for difference in differences(pick(run['settings'], key), pick(ours, key), key)
     ]
     if keys:
-        found.append(
-            f'{", ".join(keys[:4])}{" and more" if len(keys) > 4 else ""}: not as in configs/{row["config"]}.py'
-        )
+        found.append(f'{join_some(keys, 4)}: not as in configs/{row["config"]}.py')
     if run['done'] is None or run['planned'] is None or run['done'] < run['planned']:
         done = 0 if run['done'] is None else run['done']
         found.append(f'{done:g} of {run["planned"] or "?"} {run["unit"]}s done')
@@ -70,13 +66,14 @@ def objections(run: dict, row: dict, configs: Path) -> list[str]:
 
 
 def pick(settings: Any, key: str) -> Any:
+    """Returns the setting at a dotted key, None if there is none."""
     for part in key.split('.'):
         settings = settings.get(part) if isinstance(settings, dict) else None
     return settings
 
 
 def differences(theirs: Any, ours: Any, key: str) -> Iterator[str]:
-    """The keys at which two settings differ, but for paths."""
+    """Yields the keys at which two settings differ, except for paths."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         for name in sorted((theirs.keys() | ours.keys()) - set(PATHS)):
             yield from differences(theirs.get(name), ours.get(name), f'{key}.{name}')
@@ -87,5 +84,5 @@ def differences(theirs: Any, ours: Any, key: str) -> Iterator[str]:
         yield key
 
 
-def as_text(value):
+def as_text(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)

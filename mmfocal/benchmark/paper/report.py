@@ -1,80 +1,67 @@
-"""`tools/benchmark.py report`: one page of what was measured beside the paper's tables, as HTML, Markdown, CSV and JSON."""
+"""Writes what was measured beside the paper's tables, as HTML, Markdown, CSV and JSON."""
 
 import argparse
 import csv
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from mmengine import load
 
+from mmfocal.benchmark.paper.cells import COSTS, METRICS
 from mmfocal.benchmark.paper.collect import collect, figures
 from mmfocal.benchmark.paper.comparable import objections
-from mmfocal.benchmark.paper.page import page
+from mmfocal.benchmark.paper.page import render_html, render_markdown
 from mmfocal.benchmark.paper.tables import paper_rows, shapes_rows, table_rows
 from mmfocal.errors import ConfigError
-
-METRICS = {  # as the paper heads them, in its order
-    'box_ap': 'AP',
-    'box_ap50': 'AP50',
-    'box_ap75': 'AP75',
-    'box_ap_s': 'APS',
-    'box_ap_m': 'APM',
-    'box_ap_l': 'APL',
-    'mask_ap': 'mask AP',
-    'mask_ap50': 'mask AP50',
-    'mask_ap75': 'mask AP75',
-    'miou': 'mIoU',
-    'miou_ms': 'mIoU (MS)',
-}
-COSTS = {'params_m': '#Params, M', 'flops_g': 'FLOPs, G'}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tools/benchmark.py report`."""
-    parser.add_argument('folder', metavar='DIR', help='searched for work directories, as by collect')
+    parser.add_argument('folder', metavar='DIR', help='is searched for work directories, as by collect')
     parser.add_argument(
-        '--table', nargs='+', metavar='N', help='3, 4, 5, ADE20K (default: those that the runs belong to)'
+        '--table', nargs='+', metavar='N', help='3, 4, 5, ADE20K (default: the tables that the runs belong to)'
     )
-    parser.add_argument('--out', metavar='FOLDER', help='for report.html, .md, .csv and .json (default: DIR)')
+    parser.add_argument('--out', metavar='FOLDER', help='gets report.html, .md, .csv and .json (default: DIR)')
 
 
 def main(args: argparse.Namespace) -> None:
     """Collects, compares, and writes the four files.
 
     Args:
-        args (argparse.Namespace): Of `add_arguments`, and `configs`, the folder with the configs and their metafile.
+        args: Of `add_arguments`, and `configs`, the folder with the configs and their metafile.
 
     Raises:
-        ConfigError: If an argument cannot work.
+        ConfigError: If there is no such table, or a file cannot be written.
         MissingFileError: If there is no work directory in the folder.
     """
     report = make_report(args.folder, args.configs, args.table)
     folder = Path(args.out or args.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / 'report.html').write_text(page(report))
-        (folder / 'report.md').write_text(markdown(report))
+        (folder / 'report.html').write_text(render_html(report))
+        (folder / 'report.md').write_text(render_markdown(report))
         (folder / 'report.json').write_text(json.dumps(report, indent=1, ensure_ascii=False) + '\n')
         with open(folder / 'report.csv', 'w', newline='') as stream:
             csv.writer(stream).writerows(csv_rows(report))
     except OSError as error:
-        raise ConfigError(f'--out: {error.filename} cannot be written: {error.strerror}') from None
+        raise ConfigError(f'--out {folder}: cannot write {error.filename}: {error.strerror}') from None
     for name in ('html', 'md', 'csv', 'json'):
         print(folder / f'report.{name}')
 
 
 def make_report(folder: str, configs: Path, tables: list[str] | None = None) -> dict:
-    """Everything that the four files show.
+    """Compares all runs in a folder with the paper's tables.
 
     Args:
-        folder (str): With work directories.
-        configs (Path): The folder with the configs and their metafile.
-        tables (List[str], optional): Of the paper. Defaults to None: those that the runs belong to, Table 5 if there are none.
+        folder: Has work directories.
+        configs: The folder with the configs and their metafile.
+        tables: Of the paper; None for those that the runs belong to, Table 5 if there are none.
 
     Returns:
-        dict: `tables`, the paper's with our figures beside them; `shapes`, the same methods on the generated shapes, without the paper's;
-            `others`, runs that are in neither, or differ from the paper's, and why; `runs`; `notes`.
+        `tables`, the paper's with our figures; `shapes`, the same methods on the generated shapes; `others`, runs that
+        are in neither or differ from the paper's, with the reasons; `runs`; `notes` on damaged files.
 
     Raises:
         ConfigError: If there is no such table.
@@ -86,7 +73,7 @@ def make_report(folder: str, configs: Path, tables: list[str] | None = None) -> 
         tables = [table for table in known if names & {row['config'] for row in table_rows(table) if row['config']}]
         tables = tables or [table for table in known if any(run_is_of(run, table) for run in runs)] or ['5']
     costs = {model['Name']: model['Metadata'] for model in load(configs / 'metafile.yml')['Models']}
-    why = {}
+    why: dict[str, list[str]] = {}
     papers = [
         dict(table=table, groups=groups([paper_row(row, runs, costs, configs, why) for row in table_rows(table)]))
         for table in tables
@@ -102,13 +89,13 @@ def make_report(folder: str, configs: Path, tables: list[str] | None = None) -> 
             run=run['name'],
             config=run['config'],
             figures=figures(run),
-            why=why.get(run['name'], ['in no table shown here']),
+            why=why.get(run['name'], ['not in the tables shown here']),
         )
         for run in runs
         if run['name'] not in shown
     ]
     for run in runs:
-        run['settings'] = None  # long, and of no more use
+        run['settings'] = None  # long, and not shown
     return dict(
         made=time.strftime('%Y-%m-%d %H:%M %Z'),
         folder=Path(folder).resolve().name,
@@ -121,12 +108,12 @@ def make_report(folder: str, configs: Path, tables: list[str] | None = None) -> 
 
 
 def run_is_of(run: dict, table: str) -> bool:
-    """Whether a run on the shapes has one of a table's methods."""
+    """Tells whether a run on the shapes has one of a table's methods."""
     return any(run['config'] == row['config'] for row in shapes_rows(table))
 
 
 def paper_row(row: dict, runs: list[dict], costs: dict, configs: Path, why: dict) -> dict:
-    """A row of the paper's, with our figures where a run is comparable; `why` gets the reasons of those that are not."""
+    """Adds our figures to a row of the paper's if a run is comparable; `why` gets the reasons of runs that are not."""
     comparable = []
     for run in runs:
         if run['config'] == row['config']:
@@ -145,7 +132,7 @@ def paper_row(row: dict, runs: list[dict], costs: dict, configs: Path, why: dict
 
 
 def shapes_row(row: dict, runs: list[dict], costs: dict) -> dict:
-    """A row with a small backbone: the paper has nothing like it."""
+    """Adds our figures to a row with a small backbone, which the paper does not have."""
     found = [run for run in runs if run['config'] == row['config']]
     status = (
         ''
@@ -159,7 +146,8 @@ def shapes_row(row: dict, runs: list[dict], costs: dict) -> dict:
     return merged(row, found, costs, status, {})
 
 
-def merged(row, runs, costs, status, paper):
+def merged(row: dict, runs: list[dict], costs: dict, status: str, paper: dict) -> dict:
+    """Returns a row with the figures of its newest run that got furthest."""
     run = max(runs, key=lambda run: (bool(figures(run)), run['done'] or 0, run['dates'])) if runs else None
     counted = costs.get(row['config'], {})
     ours = {
@@ -186,11 +174,11 @@ def merged(row, runs, costs, status, paper):
 
 
 def groups(rows: list[dict]) -> list[dict]:
-    """Rows that have the same metrics, as the paper sets them in one table: Table 4 has one for RetinaNet and one for Mask R-CNN."""
-    found = {}
+    """Groups rows with the same metrics, as the paper does: Table 4 is one for RetinaNet and one for Mask R-CNN."""
+    found: dict[str, list[dict]] = {}
     for row in rows:
         found.setdefault(row['method'], []).append(row)
-    tables = []
+    tables: list[dict] = []
     for rows in found.values():
         metrics = [key for key in METRICS if any(key in row['paper'] or key in row['ours'] for row in rows)]
         if any(row['paper'] for row in rows):
@@ -207,87 +195,8 @@ def groups(rows: list[dict]) -> list[dict]:
     return tables
 
 
-def difference(row: dict, key: str) -> float | None:
-    """Ours against the paper's: points of a metric, per cent of a cost; None where one of them is missing."""
-    ours, paper = row['ours'].get(key), row['paper'].get(key)
-    if ours is None or not paper:
-        return None
-    return 100 * (ours / paper - 1) if key in COSTS else ours - paper
-
-
-def title(part: dict) -> str:
-    return "ADE20K, of the authors' README" if part['table'] == 'ADE20K' else f'Table {part["table"]}'
-
-
-def markdown(report: dict) -> str:
-    """The tables for a repository's page."""
-    lines = [
-        '# Benchmark',
-        '',
-        f'{plain(report["folder"])}, {report["made"]}. "paper": what arXiv 2107.00641 reports, not measured here; '
-        '± is ours against it, points, and per cent of parameters and FLOPs.',
-        '',
-    ]
-    for part in report['tables']:
-        lines += [f'## {title(part)}', '']
-        for group in part['groups']:
-            heads = [head for column in group['columns'] for head in (column['name'], 'paper', '±')]
-            lines += ['| method | backbone | ' + ' | '.join(heads) + ' | |', '| --- ' * (len(heads) + 3) + '|']
-            for row in group['rows']:
-                cells = [cell for column in group['columns'] for cell in cells_of(row, column['key'])]
-                lines.append(
-                    f'| {plain(row["method"])} | {plain(row["backbone"])} | {" | ".join(cells)} | {row["status"]} |'
-                )
-            lines.append('')
-    for part in report['shapes']:
-        lines += [
-            f'## The methods of {title(part)} on generated shapes',
-            '',
-            "Small backbones on drawn images: nothing here may be compared with the paper's figures.",
-            '',
-        ]
-        for group in part['groups']:
-            lines += [
-                '| method | backbone | ' + ' | '.join(column['name'] for column in group['columns']) + ' | |',
-                '| --- ' * (len(group['columns']) + 3) + '|',
-            ]
-            lines += [
-                f'| {plain(row["method"])} | {plain(row["backbone"])} | '
-                f'{" | ".join(cells_of(row, column["key"])[0] for column in group["columns"])} | {row["status"]} |'
-                for row in group['rows']
-            ]
-            lines.append('')
-    if report['others']:
-        lines += ['## Runs that are not comparable with the paper', '']
-        lines += [
-            f'- {plain(other["run"])} ({plain(other["config"])}): {plain("; ".join(other["why"]))}'
-            for other in report['others']
-        ] + ['']
-    if report['notes']:
-        lines += ['## Damaged files', '', *(f'- {plain(note)}' for note in report['notes']), '']
-    return '\n'.join(lines)
-
-
-def cells_of(row: dict, key: str) -> list[str]:
-    """Ours, the paper's, and the difference, as text."""
-    ours, paper, gap = row['ours'].get(key), row['paper'].get(key), difference(row, key)
-    digits = {'params_m': 1, 'flops_g': 0 if (ours or 100) >= 100 else 1}.get(key, 1)
-    return [
-        '–' if ours is None else f'{ours:.{digits}f}',
-        '–' if paper is None else f'{paper:.{digits}f}',
-        '–' if gap is None else f'{gap:+.1f}{" %" if key in COSTS else ""}'.replace('-', '−'),
-    ]
-
-
-def plain(text: str) -> str:
-    """Text that is no Markdown and no HTML."""
-    return ''.join(
-        f'\\{letter}' if letter in '\\`*_[]|#<>&!~' else ' ' if letter in '\r\n' else letter for letter in str(text)
-    )
-
-
 def csv_rows(report: dict) -> list[list]:
-    """A line for each row of each table; the paper's figures in columns that say so."""
+    """Returns a line per row of each table; the paper's figures are in columns named paper_…."""
     keys = [*COSTS, *METRICS]
     rows = [
         [
@@ -341,6 +250,6 @@ def csv_rows(report: dict) -> list[list]:
     return [[harmless(cell) for cell in row] for row in rows]
 
 
-def harmless(cell):
-    """Spreadsheets run text that begins so."""
+def harmless(cell: Any) -> Any:
+    """Quotes text that a spreadsheet would run as a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in ('=', '+', '-', '@', '\t', '\r') else cell

@@ -1,36 +1,28 @@
-"""`tools/benchmark.py run`: trains and tests the cells of one of the paper's tables, one after another or as Slurm jobs."""
+"""Trains and tests the cells of one of the paper's tables, one after another or as Slurm jobs."""
 
 import argparse
 import fcntl
 import json
 import math
-import os
-import re
 import shlex
-import signal
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 
 from mmfocal.benchmark.environment import git_commit, package_versions
 from mmfocal.benchmark.paper.collect import RECORD, read_record
+from mmfocal.benchmark.paper.jobs import Jobs, interrupt_on_signals
 from mmfocal.benchmark.paper.tables import BACKBONES, METHODS, NANO_BACKBONES, shapes_rows, table_rows
 from mmfocal.errors import ConfigError, UserError
-
-PATIENCE = 30  # seconds that a stopped job has before it is killed
-ERROR = re.compile(r'^(?:\[rank\d+\]: *)?((?:[\w.]*(?:Error|Exception)|error): .+)')
-LAUNCHER_SAYS = ('torch.distributed.elastic', 'ChildFailedError', 'SignalException')
+from mmfocal.files import write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tools/benchmark.py run`."""
     parser.add_argument('--table', required=True, metavar='N', help="the paper's Table 3, 4, 5 or ADE20K")
-    parser.add_argument('--work-root', required=True, metavar='DIR', help='gets a work directory for each cell')
+    parser.add_argument('--work-root', required=True, metavar='DIR', help='gets a work directory per cell')
     parser.add_argument(
         '--shapes',
         action='store_true',
@@ -39,37 +31,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--only',
         metavar='NAME,…',
-        help='methods and backbones as configs name them, or configs: --only atss,focal_tiny',
+        help='methods and backbones by their names in configs, or configs: --only atss,focal_tiny',
     )
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm'],
         default='none',
-        help='none: one process; pytorch: dist_train.sh; slurm: slurm_train.sh, all cells at once, a job each',
+        help='none: one process; pytorch: dist_train.sh; slurm: slurm_train.sh, one job per cell, all at once',
     )
     parser.add_argument(
-        '--gpus', type=int, metavar='N', help="a cell, for pytorch and slurm (default: 8, the paper's batch of 16)"
+        '--gpus',
+        type=int,
+        metavar='N',
+        help="GPUs per cell, for pytorch and slurm (default: 8, the paper's batch of 16)",
     )
-    parser.add_argument('--partition', metavar='NAME', help='of Slurm')
-    parser.add_argument('--dry-run', action='store_true', help='print the commands, and run none')
+    parser.add_argument('--partition', metavar='NAME', help="Slurm's partition")
+    parser.add_argument('--dry-run', action='store_true', help='print the commands without running them')
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='override settings of every config'
     )
 
 
 def main(args: argparse.Namespace) -> None:
-    """Runs the cells that are not finished, goes past those that fail, and says at the end which and why.
+    """Runs the unfinished cells, continues after failures, and lists them at the end.
 
     Args:
-        args (argparse.Namespace): Of `add_arguments`, and `configs`, the folder with the configs, beside which there is tools/.
+        args: Of `add_arguments`, and `configs`, the folder with the configs, which is beside tools/.
 
     Raises:
-        ConfigError: If an argument cannot work, or a cell was begun with other settings.
-        SystemExit: With 1 if a cell failed, with 130 if it was stopped.
+        ConfigError: If arguments do not fit together, or a cell was started with other settings.
+        SystemExit: With 1 if a cell failed, with 130 after an interruption.
     """
     cells, absent = select(args)
     if absent:
-        print(f'No library has {", ".join(absent)}: left out.')
+        print(f'Left out, as no library has them: {", ".join(absent)}.')
     if args.dry_run:
         print('\n'.join(line for cell in cells for line in described(cell, args)))
         return
@@ -77,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
         refuse_other_settings(cell, args)
     jobs = Jobs()
     pool = ThreadPoolExecutor(len(cells) if args.launcher == 'slurm' else 1)
-    with stopped_by_signals():
+    with interrupt_on_signals():
         try:
             outcomes = [pool.submit(run_cell, cell, args, jobs) for cell in cells]
             wait(outcomes)
@@ -86,24 +81,24 @@ def main(args: argparse.Namespace) -> None:
             pool.shutdown(wait=False, cancel_futures=True)
             jobs.stop()
             pool.shutdown()
-            print('stopped; the same command goes on from the last checkpoints')
+            print('stopped; the same command resumes from the last checkpoints')
             raise SystemExit(130) from None
-    failed = summarise([(cell['config'], outcome.result()) for cell, outcome in zip(cells, outcomes)])
+    failed = summarize([(cell['config'], outcome.result()) for cell, outcome in zip(cells, outcomes)])
     print(f'Next: tools/benchmark.py report {shlex.quote(args.work_root)}')
     if failed:
         raise SystemExit(1)
 
 
 def select(args: argparse.Namespace) -> tuple[list[dict], list[str]]:
-    """The cells that the arguments ask for, and the backbones of the table that have no config.
+    """Returns the cells that the arguments ask for, and the table's backbones without a config.
 
     Raises:
-        ConfigError: If an argument cannot work.
+        ConfigError: If arguments do not fit together.
     """
     if args.launcher == 'none' and args.gpus:
-        raise ConfigError('--gpus needs --launcher pytorch or slurm')
+        raise ConfigError('--gpus: needs --launcher pytorch or slurm; add one or leave it out')
     if (args.launcher == 'slurm') != bool(args.partition):
-        raise ConfigError('--launcher slurm and --partition NAME need each other')
+        raise ConfigError('--launcher slurm: needs --partition NAME, and --partition needs it; give both or neither')
     args.gpus = 1 if args.launcher == 'none' else 8 if args.gpus is None else args.gpus
     if args.gpus < 1:
         raise ConfigError(f'--gpus {args.gpus}: must be at least 1')
@@ -121,16 +116,16 @@ def select(args: argparse.Namespace) -> tuple[list[dict], list[str]]:
     for cell in cells:
         cell['path'] = args.configs / f'{cell["config"]}.py'
         if not cell['path'].is_file():
-            raise ConfigError(f'--table {args.table}: there is no {cell["path"]}')
+            raise ConfigError(f'--table {args.table}: {cell["path"]} does not exist')
     for names in asked(args.only, cells):
         cells = [cell for cell in cells if names & set(cell['names'])]
     if not cells:
-        raise ConfigError(f'--only {args.only}: no cell of the table has all of these')
+        raise ConfigError(f'--only {args.only}: no cell of the table matches all of them; give fewer names')
     return cells, [] if args.only else sorted({row['backbone'] for row in rows if not row['config']})
 
 
 def asked(only: str | None, cells: list[dict]) -> Iterator[set]:
-    """The names in --only by kind: methods, backbones, configs."""
+    """Yields the names in --only by kind: methods, backbones, configs."""
     names = {name.strip() for name in only.split(',')} if only else set()
     for kind in zip(*(cell['names'] for cell in cells)):
         if names & set(kind):
@@ -138,11 +133,11 @@ def asked(only: str | None, cells: list[dict]) -> Iterator[set]:
         names -= set(kind)
     if names:
         known = list(dict.fromkeys(name for kind in zip(*(cell['names'][:2] for cell in cells)) for name in kind))
-        raise ConfigError(f'--only: no cell is called {", ".join(sorted(names))}; there are {", ".join(known)}')
+        raise ConfigError(f'--only: no cell is named {", ".join(sorted(names))}; choose from {", ".join(known)}')
 
 
 def steps(cell: dict, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, str], list[str], Path]]:
-    """What a cell runs in order, decided as late as each begins: name, environment, command, work directory."""
+    """Yields name, environment, command and work directory of a cell's steps, each only when it is due."""
     tools, config, work_dir = args.configs.parent / 'tools', str(cell['path']), cell['work_dir']
     options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
     resume = ['--resume'] if (work_dir / 'last_checkpoint').is_file() else []
@@ -162,8 +157,10 @@ def steps(cell: dict, args: argparse.Namespace) -> Iterator[tuple[str, dict[str,
         )
 
 
-def launch(args, tools, name, cell, files, work_dir, options):
-    """Environment and command of a step."""
+def launch(
+    args: argparse.Namespace, tools: Path, name: str, cell: dict, files: list[str], work_dir: Path, options: list[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Returns environment and command of a step, 'train' or 'test'."""
     if args.launcher == 'slurm':
         environment = dict(GPUS=str(args.gpus), GPUS_PER_NODE=str(min(args.gpus, 8)))
         command = [str(tools / f'slurm_{name}.sh'), args.partition, cell['config'], *files]
@@ -178,7 +175,7 @@ def launch(args, tools, name, cell, files, work_dir, options):
 
 
 def last_checkpoint(work_dir: Path, dry_run: bool) -> str:
-    """The checkpoint that training ended with; of a dry run the shell's words for it, where there is none yet.
+    """Returns the checkpoint that training ended with; before that, a dry run gets a shell expression for it.
 
     Raises:
         UserError: If there is none.
@@ -188,11 +185,11 @@ def last_checkpoint(work_dir: Path, dry_run: bool) -> str:
         return path.read_text().strip()
     if dry_run:
         return f'$(cat {shlex.quote(str(path))})'
-    raise UserError(f'training ended without a checkpoint: {path} is not there')
+    raise UserError(f'{path}: does not exist; training ended without a checkpoint')
 
 
 def described(cell: dict, args: argparse.Namespace) -> Iterator[str]:
-    """A cell's commands as one would type them."""
+    """Yields a cell's commands as one types them in a shell."""
     if finished(cell):
         yield f'# {cell["config"]}: finished'
         return
@@ -206,32 +203,26 @@ def finished(cell: dict) -> bool:
 
 
 def write_record(work_dir: Path, record: dict) -> None:
-    """Replaces a cell's record, so that there is always the old one or the new one."""
-    temporary = work_dir / f'{RECORD}.{os.getpid()}'
-    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + '\n')
-    temporary.replace(work_dir / RECORD)
+    """Replaces a cell's record."""
+    write_atomically(work_dir / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + '\n')
 
 
 def refuse_other_settings(cell: dict, args: argparse.Namespace) -> None:
-    """A cell must not go on, nor count as finished, with other settings than it was begun with.
-
-    Raises:
-        ConfigError: If it would.
-    """
+    """Raises ConfigError if a cell was started with other settings."""
     before = read_record(cell['work_dir'])
     for key, now, flag in (('cfg_options', args.cfg_options, '--cfg-options'), ('gpus', args.gpus, '--gpus')):
         if before.get(key, now) != now:
             was = ' '.join(map(str, before[key])) if isinstance(before[key], list) else before[key]
             raise ConfigError(
-                f'{cell["work_dir"]} was begun with {flag} {was or "(none)"}: give the same, or another --work-root'
+                f'{cell["work_dir"]}: was started with {flag} {was or "(none)"}; give the same or another --work-root'
             )
 
 
-def run_cell(cell: dict, args: argparse.Namespace, jobs: 'Jobs') -> str | None:
+def run_cell(cell: dict, args: argparse.Namespace, jobs: Jobs) -> str | None:
     """Trains and tests a cell.
 
     Returns:
-        Optional[str]: None if it is done, 'finished before', or why it failed.
+        None if it is done, 'finished before', or why it failed.
     """
     name, work_dir = cell['config'], cell['work_dir']
     if finished(cell):
@@ -239,7 +230,7 @@ def run_cell(cell: dict, args: argparse.Namespace, jobs: 'Jobs') -> str | None:
     try:
         work_dir.mkdir(parents=True, exist_ok=True)
         with open(work_dir / '.lock', 'w') as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its jobs hold it too, should they outlive this process
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its jobs hold it too, as they may outlive this process
             record = dict(
                 config=name,
                 table=cell['table'],
@@ -270,7 +261,7 @@ def run_cell(cell: dict, args: argparse.Namespace, jobs: 'Jobs') -> str | None:
                 work_dir, dict(record, checkpoint=last_checkpoint(work_dir, False), metrics=metrics, ended=now())
             )
     except BlockingIOError:
-        sentence = f'another run, or a job that it left behind, is at work in {work_dir}'
+        sentence = f'{work_dir}: is in use by another run or by a job of an earlier one'
     except (UserError, OSError) as error:
         sentence = str(error)
     else:
@@ -285,10 +276,10 @@ def now() -> str:
 
 
 def newest_metrics(work_dir: Path) -> dict:
-    """What the newest test in a work directory measured.
+    """Returns the metrics of the newest test in a work directory.
 
     Raises:
-        UserError: If it has left nothing.
+        UserError: If there are none.
     """
     paths = sorted(path for path in work_dir.glob('*/*.json') if path.stem == path.parent.name)
     try:
@@ -296,99 +287,15 @@ def newest_metrics(work_dir: Path) -> dict:
     except (OSError, ValueError):
         metrics = None
     if not isinstance(metrics, dict):
-        raise UserError(f'{work_dir}: the test has left no results')
+        raise UserError(f'{work_dir}: the test wrote no results')
     return {key: value for key, value in metrics.items() if isinstance(value, (int, float)) and math.isfinite(value)}
 
 
-def last_error(log: Path, start: int) -> str:
-    """The sentence a job ended with: the last error in its output from byte `start` on, or else its last line."""
-    with open(log, 'rb') as stream:
-        stream.seek(max(start, log.stat().st_size - 2**20))
-        lines = [line.strip() for line in stream.read().decode(errors='replace').splitlines() if line.strip()]
-    errors = [
-        match[1] for line in lines if (match := ERROR.match(line)) and not any(word in line for word in LAUNCHER_SAYS)
-    ]
-    return (errors or lines or ['it said nothing'])[-1][:500]
-
-
-def summarise(outcomes: list[tuple[str, str | None]]) -> list[str]:
-    """Prints what has become of the cells, and gives the names of those that failed."""
+def summarize(outcomes: list[tuple[str, str | None]]) -> list[str]:
+    """Prints the outcomes of the cells and returns the names of those that failed."""
     before = [name for name, outcome in outcomes if outcome == 'finished before']
     failed = {name: outcome for name, outcome in outcomes if outcome and outcome != 'finished before'}
     print(f'\n{len(outcomes) - len(before) - len(failed)} done, {len(before)} finished before, {len(failed)} failed')
     for name, sentence in failed.items():
         print(f'- {name}: {sentence}')
     return list(failed)
-
-
-class Jobs:
-    """The processes that run, each with its children in a group of its own, so that all of it can be stopped."""
-
-    def __init__(self):
-        self.processes, self.lock, self.stopping = set(), threading.Lock(), False
-
-    def call(self, command: list[str], environment: dict[str, str], log: Path, cell_lock) -> None:
-        """Runs a command; its output is added to the log.
-
-        Raises:
-            UserError: With the last error it printed, if it failed.
-        """
-        path = (
-            f'{Path(sys.executable).parent}{os.pathsep}{os.environ.get("PATH", "")}'  # the shell scripts call `python`
-        )
-        with open(log, 'ab') as stream:
-            start = stream.tell()
-            with self.lock:
-                if self.stopping:
-                    raise UserError('stopped')
-                process = subprocess.Popen(
-                    command,
-                    env={**os.environ, 'PATH': path, **environment},
-                    stdin=subprocess.DEVNULL,
-                    stdout=stream,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    pass_fds=[cell_lock.fileno()],
-                )
-                self.processes.add(process)
-            code = process.wait()
-            with self.lock:
-                self.processes.discard(process)
-        if self.stopping:
-            raise UserError('stopped')
-        if code:
-            why = f'killed by signal {-code}' if code < 0 else last_error(log, start)
-            raise UserError(f'{why} (exit code {code}, {log})')
-
-    def stop(self) -> None:
-        """Ends them all, with patience and then without."""
-        with self.lock:
-            self.stopping = True
-            processes = list(self.processes)
-        for number, patience in ((signal.SIGTERM, PATIENCE), (signal.SIGKILL, None)):
-            for process in processes:
-                if process.poll() is None:
-                    os.killpg(process.pid, number)
-            try:
-                until = time.monotonic() + (patience or PATIENCE)
-                for process in processes:
-                    process.wait(max(0.0, until - time.monotonic()))
-                return
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):  # Ctrl-C again: at once
-                continue
-
-
-@contextmanager
-def stopped_by_signals():
-    """What ends a batch job or closes a terminal stops a run like Ctrl-C does."""
-
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Python ignores SIGINT in a shell's background jobs
-    before = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before):
-            signal.signal(number, handler)

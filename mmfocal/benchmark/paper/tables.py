@@ -1,4 +1,4 @@
-"""The paper's tables (arXiv 2107.00641), and which config belongs to which row: other people's figures, never this project's."""
+"""The paper's tables (arXiv 2107.00641) and the config of each row; none of their figures is this project's."""
 
 from pathlib import Path
 
@@ -34,20 +34,23 @@ NANO_BACKBONES = {
     'ResNet-nano': 'r_nano',
     'Swin-nano': 'swin_nano',
     'Focal-nano': 'focal_nano',
-}  # of the generated shapes
+}  # for the generated shapes
 
-DETECTION_SIZE, SEGMENTATION_SIZE = (1280, 800), (2048, 512)  # width and height of the images that FLOPs are of
+DETECTION_SIZE, SEGMENTATION_SIZE = (
+    (1280, 800),
+    (2048, 512),
+)  # width and height of the images that FLOPs are counted for
 
 
 def paper_rows(task: str | None = None) -> list[dict]:
-    """The rows of Tables 3, 4 and 5, and of ADE20K in the authors' README.
+    """Returns the rows of Tables 3, 4 and 5, and of ADE20K in the authors' README.
 
     Args:
-        task (str, optional): 'detection' or 'segmentation' for the rows of one. Defaults to None, for both.
+        task: 'detection' or 'segmentation'; None for both.
 
     Returns:
-        List[dict]: As in paper_results.yaml, with `config`, the name of the row's config, None for ViL, which is in no library, and
-            `size`, width and height of the image that its FLOPs are of.
+        Rows as in paper_results.yaml, with `config`, the name of the row's config (None for ViL, which no library has),
+        and `size`, width and height of the image that its FLOPs are counted for.
     """
     tasks = (task,) if task else ('detection', 'segmentation')
     rows = [row for row in load(Path(__file__).with_name('paper_results.yaml')) if row['task'] in tasks]
@@ -59,29 +62,29 @@ def paper_rows(task: str | None = None) -> list[dict]:
 
 
 def table_rows(table: str) -> list[dict]:
-    """The rows of one table, in its order.
+    """Returns the rows of one table, in its order.
 
     Args:
-        table (str): Its number in the paper, or ADE20K.
+        table: Its number in the paper, or ADE20K.
 
     Raises:
-        ConfigError: If it is not one of the tables with configs.
+        ConfigError: If no configs belong to it.
     """
     rows = paper_rows()
     tables = sorted({str(row['table']) for row in rows})
     if table not in tables:
-        raise ConfigError(f"--table {table}: the paper's tables with configs are {', '.join(tables)}")
+        raise ConfigError(f'--table {table}: no such table with configs; choose from {", ".join(tables)}')
     return [row for row in rows if str(row['table']) == table]
 
 
 def shapes_rows(table: str) -> list[dict]:
-    """The rows of a table with small backbones on the generated shapes: its methods, with the families of backbones that it has.
+    """Returns a table's methods with small backbones of its families, for the generated shapes.
 
     Args:
-        table (str): As of `table_rows`.
+        table: As for `table_rows`.
 
     Returns:
-        List[dict]: Each with `table`, `task`, `method`, `backbone` and `config`, and no figure of the paper's.
+        Rows with `table`, `task`, `method`, `backbone` and `config`, without figures.
 
     Raises:
         ConfigError: As `table_rows`.
@@ -103,19 +106,19 @@ def shapes_rows(table: str) -> list[dict]:
 
 
 def row_of(config: str) -> dict | None:
-    """The row that a config named so belongs to, `config` without `.py`; None if it is in no table."""
+    """Returns the row of a config, given its name without `.py`; None if it is in no table."""
     return next((row for row in paper_rows() if row['config'] == config), None)
 
 
 def image_size(config: str, scope: str) -> tuple[int, int]:
-    """Width and height of the image with which a config is counted.
+    """Returns width and height of the image that a config's FLOPs are counted for.
 
     Args:
-        config (str): Its name, without `.py`.
-        scope (str): Its default_scope.
+        config: Its name, without `.py`.
+        scope: Its default_scope.
 
     Returns:
-        Tuple[int, int]: The size of its row, or else that of the paper's detectors, or of its segmentors at 512 pixels.
+        The size of its row, or else of the paper's detectors, or of its segmentors at 512 pixels.
     """
     row = row_of(config)
     return row['size'] if row else SEGMENTATION_SIZE if scope == 'mmseg' else DETECTION_SIZE

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--out', default='work_dirs/speed', metavar='DIR', help='gets speed.json and speed.png (default: %(default)s)'
     )
     preset = parser.add_mutually_exclusive_group()
-    preset.add_argument('--all', action='store_true', help='the cases of docs/performance.md for this device')
+    preset.add_argument('--all', action='store_true', help='the cases of docs/operator/performance.md for this device')
     preset.add_argument(
         '--scaling',
         action='store_true',

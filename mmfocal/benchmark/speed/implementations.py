@@ -129,18 +129,7 @@ def _focal_operator(backend: str) -> Callable[[Case, Tensor], Operator]:
     def build(case: Case, bias: Tensor) -> Operator:
         _check_backend(backend, case)
         layout = case.layout
-        return lambda q, k, v, pooled_kv: focal_attention(
-            q,
-            k,
-            v,
-            pooled_kv,
-            bias,
-            window_size=layout.window_size,
-            expand_size=layout.expand_size,
-            focal_window=layout.focal_window,
-            border=layout.border,
-            backend=backend,
-        )
+        return lambda q, k, v, pooled_kv: focal_attention(q, k, v, pooled_kv, bias, layout, backend=backend)
 
     return build
 

@@ -1,33 +1,43 @@
 """Which keys a window sees, and which of them are masked: written once, for every backend.
 
-Names and shapes: `n` windows, `t` = window_size² tokens in a window, `keys` keys a window. A window's keys are, in this order:
-its own t tokens; its ring (the (window_size + 2·expand_size)² region less the window itself, row-major); for each pooled level
+Names and shapes: `n` windows, `t` = window_size² tokens in a window, `keys` keys per window. The keys of a window are ordered:
+its own t tokens; its ring, the rest of the (window_size + 2·expand_size)² region around it, row-major; for each pooled level
 the square region of pooled tokens, row-major.
 """
 
 import functools
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 POOLED_MASK = -100.0  # what the released code adds to the logit of a pooled position outside the map
+_CACHE_SIZE = 128  # multi-scale training: tens of shapes times four stages, up to a few MB each
+
+Value = TypeVar('Value')
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The attention pattern of one stage, independent of the map's size.
+    """The attention pattern of one stage, independent of the map's size (the paper's section 3.2).
 
     Args:
-        window_size (int): Side of a window (s_p), in tokens.
-        expand_size (int): Tokens that the fine level reaches beyond each side of the window (e).
-        focal_window (int): Side of a window's region at the first pooled level (s_r), odd.
-        pooled_levels (int): Number of pooled levels (the paper's L less one).
-        border (str): 'wrap' or 'mask': what the fine level sees beyond the map.
-        shifted (bool): Whether the map was rolled by −(window_size // 2), so that Swin's mask applies to a window's own tokens.
+        window_size: Side of a window (s_p), in tokens. Defaults to 7.
+        expand_size: Tokens that the fine level reaches beyond each side of the window, 0 for no ring. Defaults to 3.
+        focal_window: Side of a window's region at the first pooled level (s_r), in pooled tokens, odd; at level l it is
+            focal_window + 2^l − 1. Defaults to 7.
+        pooled_levels: Number of pooled levels (the paper's L less one). Defaults to 1.
+        border: What the fine level sees beyond the map: 'wrap', its opposite edge, as the released weights were trained;
+            'mask', nothing. Defaults to 'wrap'.
+        shifted: Whether the map was rolled by −(window_size // 2) on both axes: tokens that only the roll brought into
+            one window do not see each other there (Swin's mask). Defaults to False.
+
+    Raises:
+        ValueError: If a number is out of range, or two do not fit together.
     """
 
     window_size: int = 7
@@ -37,12 +47,31 @@ class Layout:
     border: str = 'wrap'
     shifted: bool = False
 
+    def __post_init__(self) -> None:
+        for name, least in (('window_size', 1), ('expand_size', 0), ('focal_window', 1), ('pooled_levels', 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f'{name} must be an integer of at least {least}, got {value!r}')
+        if self.expand_size > self.window_size:
+            raise ValueError(f'expand_size must not exceed window_size={self.window_size}, got {self.expand_size}')
+        if self.focal_window % 2 == 0:
+            raise ValueError(f'focal_window must be odd, got {self.focal_window}')
+        if self.pooled_levels and self.window_size < 2 ** (self.pooled_levels - 1):
+            raise ValueError(
+                f'window_size={self.window_size} is too small for {self.pooled_levels} pooled levels: '
+                f'the last would pool less than one token'
+            )
+        if self.border not in ('wrap', 'mask'):
+            raise ValueError(f"border must be 'wrap' or 'mask', got {self.border!r}")
+
     @property
     def tokens(self) -> int:
+        """Tokens in a window."""
         return self.window_size**2
 
     @property
     def ring(self) -> int:
+        """Tokens of the fine level around a window."""
         return (self.window_size + 2 * self.expand_size) ** 2 - self.tokens
 
     def region(self, level: int) -> int:
@@ -51,6 +80,7 @@ class Layout:
 
     @property
     def keys(self) -> int:
+        """Keys of a window."""
         return self.tokens + self.ring + sum(self.region(k) ** 2 for k in range(self.pooled_levels))
 
     def pooled_size(self, height: int, width: int, level: int) -> tuple[int, int]:
@@ -58,7 +88,7 @@ class Layout:
         return height // self.window_size * 2**level, width // self.window_size * 2**level
 
     def positions(self, height: int, width: int) -> int:
-        """How many tokens a padded map and its pooled levels have."""
+        """Number of tokens of a padded map and its pooled levels."""
         return height * width + sum(math.prod(self.pooled_size(height, width, k)) for k in range(self.pooled_levels))
 
 
@@ -67,12 +97,12 @@ class Geometry:
     """A layout on a map of one size.
 
     Attributes:
-        key_index (Tensor): (n, keys), int64, windows in row-major order: positions in the list of all tokens: the map's
-            height·width, each pooled level's, and last one token of zeros, which stands for everything outside the map.
-        mask (Tensor): (n, keys), float32, to be added to the logits: 0, −100 or −inf.
-        shift_mask (Tensor, optional): (4, t, t), float32, to be added to the logits of a window's own tokens; None without a shift.
-        shift_kind (Tensor, optional): (n,), int64: which of the four is a window's: 0 inside the map, 1 in its last column of
-            windows, 2 in its last row, 3 in both.
+        key_index: (n, keys), int64, windows in row-major order: positions in `all_tokens`: the map's height·width tokens,
+            those of each pooled level, and last a token of zeros, which stands for everything outside the map.
+        mask: (n, keys), float32, added to the logits: 0, −100 or −inf.
+        shift_mask: (4, t, t), float32, added to the logits of a window's own tokens; None without a shift.
+        shift_kind: (n,), int64, which of the four masks a window takes: 0 inside the map, 1 in the last column of
+            windows, 2 in the last row, 3 in both; None without a shift.
     """
 
     key_index: Tensor
@@ -81,12 +111,14 @@ class Geometry:
     shift_kind: Tensor | None = None
 
 
-def once_a_shape(compute: Callable) -> Callable:
-    """Keeps what `compute(layout, height, width, device)` returns for the shapes of late; it is not to be written to."""
-    cache = OrderedDict()
+def cached_per_shape(
+    compute: Callable[[Layout, int, int, torch.device], Value],
+) -> Callable[[Layout, int, int, torch.device], Value]:
+    """Caches what `compute(layout, height, width, device)` returns for the most recent shapes; callers share it read-only."""
+    cache: OrderedDict[tuple, Value] = OrderedDict()
 
     @functools.wraps(compute)
-    def cached(layout: Layout, height: int, width: int, device: torch.device):
+    def cached(layout: Layout, height: int, width: int, device: torch.device) -> Value:
         key = (layout, height, width, device)
         if key not in cache:
             with torch.inference_mode(False):  # else a later training step could not save these tensors for backward
@@ -99,24 +131,23 @@ def once_a_shape(compute: Callable) -> Callable:
     return cached
 
 
-_CACHE_SIZE = 128  # multi-scale training: tens of shapes times four stages, up to a few MB each
-
-
 def get_geometry(layout: Layout, height: int, width: int, x: Tensor) -> Geometry:
-    """The geometry of `layout` on a padded (height, width) map on x's device, computed once a shape.
+    """Returns the geometry of `layout` on a padded map, computed once per shape.
 
     Args:
-        layout (Layout): The attention pattern.
-        height (int): The map's height, a multiple of the window size.
-        width (int): The map's width, likewise.
-        x (Tensor): Any tensor of the computation: its device is used.
+        layout: The attention pattern.
+        height: Height of the map, a multiple of the window size.
+        width: Width of the map, likewise.
+        x: Any tensor of the computation; the geometry is on its device.
 
     Returns:
-        Geometry: Shared by all callers: not to be written to.
+        The geometry, which callers share and must not write to.
     """
-    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
-        return _compute(layout, height, width, x.device)  # traced or fake tensors must not outlive their trace
-    return _compute_once(layout, height, width, x.device)
+    # traced, fake or functorch's tensors must not outlive their trace
+    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if traced or type(x) not in (Tensor, torch.nn.Parameter):
+        return _compute(layout, height, width, x.device)
+    return _compute_cached(layout, height, width, x.device)
 
 
 def _compute(layout: Layout, height: int, width: int, device: torch.device) -> Geometry:
@@ -126,10 +157,10 @@ def _compute(layout: Layout, height: int, width: int, device: torch.device) -> G
     # fine level: the whole region, (rows, cols, ws + 2e, ws + 2e), then the window's own tokens before its ring
     offsets = torch.arange(-e, ws + e, device=device)
     own = (offsets >= 0) & (offsets < ws)
-    index, seen = _product(
+    index, seen = _region_index(
         _fine_axis(rows, ws, offsets, own, layout.border), _fine_axis(cols, ws, offsets, own, layout.border)
     )
-    order = own_first(layout, device)
+    order = own_tokens_first(layout, device)
     outside = layout.positions(height, width)
     index, seen = index[:, order], seen[:, order]
     indices = [index.masked_fill(~seen, outside)]
@@ -138,24 +169,26 @@ def _compute(layout: Layout, height: int, width: int, device: torch.device) -> G
     # pooled levels
     base = height * width
     for level in range(layout.pooled_levels):
-        size = layout.pooled_size(height, width, level)
         half = layout.focal_window // 2
         offsets = torch.arange(-half, layout.region(level) - half, device=device)
         axes = [_pooled_axis(count, 2**level, offsets) for count in (rows, cols)]
-        index, seen = _product(*axes)
+        index, seen = _region_index(*axes)
         indices.append((index + base).masked_fill(~seen, outside))
         masks.append(torch.zeros(index.shape, device=device).masked_fill(~seen, POOLED_MASK))
-        base += math.prod(size)
+        base += math.prod(layout.pooled_size(height, width, level))
 
-    shift = _shift_mask(rows, cols, ws, device) if layout.shifted else (None, None)
-    return Geometry(torch.cat(indices, -1), torch.cat(masks, -1), *shift)
-
-
-_compute_once = once_a_shape(_compute)
+    shift_mask, shift_kind = _shift_mask(rows, cols, ws, device) if layout.shifted else (None, None)
+    return Geometry(torch.cat(indices, -1), torch.cat(masks, -1), shift_mask, shift_kind)
 
 
-def _fine_axis(count, ws, offsets, own, border):
-    """Positions and their visibility along one axis: two (windows, region) tensors, and the axis' length."""
+_compute_cached = cached_per_shape(_compute)
+
+
+Axis = tuple[Tensor, Tensor, int]
+
+
+def _fine_axis(count: int, ws: int, offsets: Tensor, own: Tensor, border: str) -> Axis:
+    """Returns positions along one axis and which are seen, both (windows, region), and the length of the axis."""
     position = torch.arange(count, device=offsets.device)[:, None] * ws + offsets
     length = count * ws
     if border == 'mask':
@@ -165,14 +198,14 @@ def _fine_axis(count, ws, offsets, own, border):
     return position % length, seen, length
 
 
-def _pooled_axis(count, per_window, offsets):
+def _pooled_axis(count: int, per_window: int, offsets: Tensor) -> Axis:
     position = torch.arange(count, device=offsets.device)[:, None] * per_window + offsets
     length = count * per_window
     return position, (position >= 0) & (position < length), length
 
 
-def _product(row_axis, col_axis):
-    """(windows, region²) indices into the row-major map, and their visibility."""
+def _region_index(row_axis: Axis, col_axis: Axis) -> tuple[Tensor, Tensor]:
+    """Returns indices into the row-major map and which are seen, both (windows, region²)."""
     (row, row_seen, _), (col, col_seen, width) = row_axis, col_axis
     n = len(row) * len(col)
     index = row[:, None, :, None] * width + col[None, :, None, :]
@@ -180,38 +213,66 @@ def _product(row_axis, col_axis):
     return index.reshape(n, -1), seen.reshape(n, -1)
 
 
-def _shift_mask(rows, cols, ws, device):
-    """Swin's mask on a rolled map, (4, t, t), and which of the four is each window's, (n,)."""
+def _shift_mask(rows: int, cols: int, ws: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns Swin's masks on a rolled map, (4, t, t), and which of the four each window takes, (n,)."""
     # the last window holds tokens of the map's end and, after ws // 2 of them rolled round, of its start
     rolled = torch.arange(ws, device=device) >= ws - ws // 2
-    parts = [
-        (last_row * rolled[:, None] * 2 + last_col * rolled).flatten() for last_row in (0, 1) for last_col in (0, 1)
-    ]
-    parts = torch.stack(parts)
-    mask = (parts[:, :, None] != parts[:, None, :]) * POOLED_MASK
-    kind = (torch.arange(rows, device=device) == rows - 1)[:, None] * 2 + (
-        torch.arange(cols, device=device) == cols - 1
+    parts = torch.stack(
+        [(last_row * rolled[:, None] * 2 + last_col * rolled).flatten() for last_row in (0, 1) for last_col in (0, 1)]
     )
-    return mask, kind.flatten()
+    mask = (parts[:, :, None] != parts[:, None, :]) * POOLED_MASK
+    in_last_row = torch.arange(rows, device=device) == rows - 1
+    in_last_col = torch.arange(cols, device=device) == cols - 1
+    return mask, (in_last_row[:, None] * 2 + in_last_col).flatten()
 
 
-def own_first(layout: Layout, device: torch.device) -> Tensor:
-    """Positions in a window's fine region, row-major: the window's own tokens, then its ring's."""
+def own_tokens_first(layout: Layout, device: torch.device) -> Tensor:
+    """Returns the positions of a window's row-major fine region: its own tokens, then those of its ring."""
     offsets = torch.arange(-layout.expand_size, layout.window_size + layout.expand_size, device=device)
     own = (offsets >= 0) & (offsets < layout.window_size)
     return torch.argsort((~(own[:, None] & own)).flatten().to(torch.uint8), stable=True)
 
 
-def relative_index(ws: int, region: int, device=None) -> Tensor:
-    """Rows of a relative bias table for a window's queries and a region of keys.
+def relative_index(window_size: int, region: int, device: torch.device | None = None) -> Tensor:
+    """Returns the rows of a relative bias table for the queries of a window and the keys of a region.
 
     Args:
-        ws (int): Window size.
-        region (int): Side of the region, ≥ 1; the table has (ws + region − 1)² rows.
+        window_size: Side of a window, in tokens.
+        region: Side of the region, ≥ 1; the table has (window_size + region − 1)² rows.
+        device: Where to put the index.
 
     Returns:
-        Tensor: (ws², region²), int64: (row_q − row_k + region − 1)·(ws + region − 1) + (col_q − col_k + region − 1).
+        (window_size², region²), int64: (row_q − row_k + region − 1)·(window_size + region − 1) + (col_q − col_k + region − 1).
     """
-    difference = torch.arange(ws, device=device)[:, None] - torch.arange(region, device=device) + region - 1
-    index = difference[:, None, :, None] * (ws + region - 1) + difference[None, :, None, :]
-    return index.reshape(ws * ws, region * region)
+    queries, keys = torch.arange(window_size, device=device), torch.arange(region, device=device)
+    difference = queries[:, None] - keys + region - 1
+    index = difference[:, None, :, None] * (window_size + region - 1) + difference[None, :, None, :]
+    return index.reshape(window_size**2, region**2)
+
+
+def window_partition(x: Tensor, window_size: int) -> Tensor:
+    """(B, H, W, …) → (B, n, window_size², …), windows and their tokens in row-major order."""
+    batch, height, width, *rest = x.shape
+    x = x.reshape(batch, height // window_size, window_size, width // window_size, window_size, *rest).transpose(2, 3)
+    return x.reshape(batch, -1, window_size**2, *rest)
+
+
+def window_reverse(windows: Tensor, window_size: int, height: int, width: int) -> Tensor:
+    """(B, n, window_size², …) → (B, height, width, …), the inverse of `window_partition`."""
+    batch, _, _, *rest = windows.shape
+    x = windows.reshape(batch, height // window_size, width // window_size, window_size, window_size, *rest)
+    return x.transpose(2, 3).reshape(batch, height, width, *rest)
+
+
+def all_tokens(fine: Tensor, pooled: Sequence[Tensor]) -> Tensor:
+    """Returns the list of tokens that `Geometry.key_index` points into.
+
+    Args:
+        fine: (B, H, W, heads, head_dim).
+        pooled: (B, h, w, heads, head_dim), one per level.
+
+    Returns:
+        (B, H·W + Σ h·w + 1, heads, head_dim); the last token is zero.
+    """
+    outside = fine.new_zeros(fine.shape[0], 1, *fine.shape[3:])
+    return torch.cat([fine.flatten(1, 2), *(level.flatten(1, 2) for level in pooled), outside], 1)

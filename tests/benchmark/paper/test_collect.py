@@ -61,7 +61,7 @@ def write(work_dir, records, date='20260101_000000', log=LOG, config=CONFIG, nam
     return work_dir
 
 
-def test_what_is_read(tmp_path):
+def test_a_training(tmp_path):
     write(
         tmp_path / 'a',
         [
@@ -112,7 +112,7 @@ def test_segmentation_and_a_test_alone(tmp_path):
     assert tested['test'] == dict(miou=36.25) and tested['done'] is None and tested['last'] is None
 
 
-def test_resumed_training_replaces_what_it_did_again(tmp_path):
+def test_a_resumed_training_replaces_repeated_iterations(tmp_path):
     write(tmp_path, [step(50), validation(1, 0.1), step(100, 2, loss=7.0), step(150, 2, loss=8.0)])
     write(tmp_path, [step(100, 2, loss=3.0), validation(2, 0.2)], '20260102_000000')
     write(tmp_path, [], '20260103_000000')
@@ -135,10 +135,14 @@ def test_interrupted_training(tmp_path):
 @pytest.mark.parametrize(
     'records, note, points',
     [
-        ([step(50), '{"loss": 1.0, "it'], 'scalars.json: its last line, 2, is cut off: left out', 1),
-        ([step(50), '{"loss"\n', step(100)], 'scalars.json: line 2 is no record of MMEngine: the file is skipped', 0),
-        ([step(50), '[1, 2]\n', step(100)], 'scalars.json: line 2 is no record', 0),
-        ([step(50), '[' * 100000 + '\n', step(100)], 'scalars.json: line 2 is no record', 0),
+        ([step(50), '{"loss": 1.0, "it'], 'scalars.json: its last line, 2, is cut off; the line is skipped', 1),
+        (
+            [step(50), '{"loss"\n', step(100)],
+            'scalars.json: line 2 is not a record of MMEngine; the file is skipped',
+            0,
+        ),
+        ([step(50), '[1, 2]\n', step(100)], 'scalars.json: line 2 is not a record', 0),
+        ([step(50), '[' * 100000 + '\n', step(100)], 'scalars.json: line 2 is not a record', 0),
     ],
 )
 def test_damaged_logs(tmp_path, records, note, points):
@@ -188,9 +192,10 @@ def test_hostile_files(tmp_path, monkeypatch):
     json.dumps([first, second], allow_nan=False)
 
 
-def test_config_dumps_are_not_run():
+def test_config_dumps_are_not_executed():
     settings = literals(
-        'a = dict(b=[1, (2, -3.5)], c={"d": None})\ne = dict(f=print(1))\ng = open("x")\nh = dict(*a)\nimport os\ni: int = 1'
+        'a = dict(b=[1, (2, -3.5)], c={"d": None})\n'
+        'e = dict(f=print(1))\ng = open("x")\nh = dict(*a)\nimport os\ni: int = 1'
     )
     assert settings == dict(a=dict(b=[1, [2, -3.5]], c=dict(d=None)))
 
@@ -206,5 +211,5 @@ def test_the_command(tmp_path, capsys):
     with pytest.raises(MissingFileError, match='no such folder'):
         collect(str(tmp_path / 'none'))
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(MissingFileError, match='no work directory of MMEngine in it'):
+    with pytest.raises(MissingFileError, match='contains no work directory of a training'):
         collect(str(tmp_path / 'empty'))

@@ -60,7 +60,7 @@ def test_tables():
     names = [row['config'] for row in rows if row['config']]
     assert len(set(names)) == len(names) == len(rows) - 12
     assert all(row['backbone'].startswith('ViL') for row in rows if not row['config'])
-    with pytest.raises(ConfigError, match="--table 2: the paper's tables with configs are 3, 4, 5, ADE20K"):
+    with pytest.raises(ConfigError, match='--table 2: no such table with configs; choose from 3, 4, 5, ADE20K'):
         table_rows('2')
 
 
@@ -74,7 +74,7 @@ def test_tables():
         ('mine', 'mmseg', (2048, 512)),
     ],
 )
-def test_images_that_flops_are_of(config, scope, size):
+def test_image_sizes(config, scope, size):
     assert image_size(config, scope) == size
     row = row_of(config)
     assert not row or row['size'] == size
@@ -82,7 +82,7 @@ def test_images_that_flops_are_of(config, scope, size):
 
 @pytest.mark.parametrize('row', BUILT, ids=lambda row: row['config'])
 def test_parameters(row, monkeypatch):
-    """Within 1.5 % of the paper's, but for RepPoints V2, whose figures in the paper are not those of the released head."""
+    """Within 1.5 % of the paper's, except for RepPoints V2, whose released head differs from the paper's figures."""
     cfg = Config.fromfile(CONFIGS / f'{row["config"]}.py')
     init_default_scope(cfg.default_scope)
     monkeypatch.setattr(torch, 'linspace', partial(torch.linspace, device='cpu'))  # drop path's rates
@@ -99,7 +99,10 @@ def test_parameters(row, monkeypatch):
 
 @pytest.mark.parametrize('row', paper_rows('segmentation'), ids=lambda row: row['config'])
 def test_flops_of_segmentors(row):
-    """Within 8 % of the README's, but for Focal-B, 1207 of 1354 G; docs/complexity.md has why Focal-L's are taken as of 3200×640 pixels."""
+    """Within 8 % of the README's, except for Focal-B, 1207 of 1354 G.
+
+    Focal-L's are compared as of 3200×640 pixels; docs/benchmark/complexity.md says why.
+    """
     expected = row['flops_g'] * (2560 / 3200 if row['backbone'] == 'Focal-Large' else 1)
     assert METADATA[row['config']]['FLOPs'] / 1e9 == pytest.approx(
         expected, rel=0.11 if row['backbone'] == 'Focal-Base' else 0.08

@@ -13,14 +13,16 @@ from mmengine.config import Config
 
 from mmfocal.benchmark.paper import plots
 from mmfocal.benchmark.paper import report as module
-from mmfocal.benchmark.paper.page import page
-from mmfocal.benchmark.paper.report import difference, make_report
+from mmfocal.benchmark.paper.cells import difference
+from mmfocal.benchmark.paper.page import render_html, render_markdown
+from mmfocal.benchmark.paper.report import make_report
 from mmfocal.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
 DATE = '20260101_000000'
 LOG = (
-    'System environment:\n    CUDA available: True\n    GPU 0,1: NVIDIA H200\nRuntime environment:\n    GPU number: 8\n-----\n'
+    'System environment:\n    CUDA available: True\n    GPU 0,1: NVIDIA H200\n'
+    'Runtime environment:\n    GPU number: 8\n-----\n'
     'Epoch(val) [36][625/625]  x\n'
 )
 
@@ -60,7 +62,7 @@ def row_of(report, config, part='tables'):
 
 
 def test_ours_beside_the_papers(tmp_path, monkeypatch):
-    monkeypatch.setenv('COCO_ROOT', '/elsewhere/coco')  # a path decides nothing
+    monkeypatch.setenv('COCO_ROOT', '/elsewhere/coco')  # a path does not decide
     write(tmp_path, 'atss_focal_tiny_3x', 49.1, real_dump=True)
     write(
         tmp_path,
@@ -80,7 +82,7 @@ def test_ours_beside_the_papers(tmp_path, monkeypatch):
     missing = row_of(report, 'atss_r50_3x')
     assert missing['status'] == 'missing' and 'box_ap' not in missing['ours'] and missing['paper']['box_ap'] == 43.5
     assert difference(missing, 'box_ap') is None and missing['ours']['params_m'] == pytest.approx(32.3, abs=0.05)
-    assert '| ATSS | Focal-Tiny | 36.6 | 36.8 | −0.7 % | 224 | 239 | −6.3 % | 49.1 | 49.5 | −0.4 |' in module.markdown(
+    assert '| ATSS | Focal-Tiny | 36.6 | 36.8 | −0.7 % | 224 | 239 | −6.3 % | 49.1 | 49.5 | −0.4 |' in render_markdown(
         report
     )
 
@@ -101,18 +103,18 @@ def test_ours_beside_the_papers(tmp_path, monkeypatch):
         (dict(log=LOG.replace('625', '50')), 'validated on about 400 images instead of 5000'),
     ],
 )
-def test_other_runs_are_not_set_beside_the_papers(tmp_path, made, why):
+def test_other_runs_are_not_compared_with_the_paper(tmp_path, made, why):
     write(tmp_path, 'atss_focal_tiny_3x', 63.21, **made)
     report = make_report(str(tmp_path), CONFIGS)
     row = row_of(report, 'atss_focal_tiny_3x')
     assert row['status'] == 'not comparable' and 'box_ap' not in row['ours'] and row['run'] is None
     (other,) = report['others']
     assert why in '; '.join(other['why']) and other['figures']['box_ap'] == pytest.approx(63.21)
-    table, others = page(report).split('Runs that stand in no table')
+    table, others = render_html(report).split('Runs that are in no table')
     assert '63.2' not in table.split('Training curves')[0] and '63.2' in others and why in others
 
 
-def test_shapes_stand_apart_and_have_no_paper(tmp_path):
+def test_shapes_have_their_own_table_without_the_papers_figures(tmp_path):
     write(tmp_path, 'atss_focal_nano_shapes', 61.0, epochs=3)
     write(tmp_path, 'atss_r_nano_shapes', 55.0, epochs=2)
     report = make_report(str(tmp_path), CONFIGS)
@@ -123,7 +125,7 @@ def test_shapes_stand_apart_and_have_no_paper(tmp_path):
     assert row['ours']['box_ap'] == pytest.approx(61.0) and not row['paper'] and not row['unfinished']
     assert row_of(report, 'atss_r_nano_shapes', 'shapes')['unfinished']
     assert row_of(report, 'sparse_rcnn_swin_nano_shapes', 'shapes')['status'] == 'missing'
-    html = page(report)
+    html = render_html(report)
     section = html.split('on generated shapes</h2>')[1].split('</section>')[0]
     assert '61.0' in section and 'class="paper"' not in section and 'nothing here may be compared' in section
 
@@ -144,18 +146,18 @@ def test_shapes_stand_apart_and_have_no_paper(tmp_path):
         ('ADE20K', [['miou', 'miou_ms']], [4]),
     ],
 )
-def test_each_table_as_the_paper_prints_it(tmp_path, table, metrics, rows):
+def test_groups_and_columns_are_the_papers(tmp_path, table, metrics, rows):
     write(tmp_path, 'atss_focal_nano_shapes', 61.0, epochs=3)
     report = make_report(str(tmp_path), CONFIGS, [table])
     groups = report['tables'][0]['groups']
     assert [group['metrics'] for group in groups] == metrics and [len(group['rows']) for group in groups] == rows
     vil = [row['status'] for group in groups for row in group['rows'] if row['backbone'].startswith('ViL')]
     assert vil == ['no library has it'] * (6 if table in '34' else 0)
-    assert page(report).count('<tbody>') >= len(groups)
+    assert render_html(report).count('<tbody>') >= len(groups)
 
 
 class Tags(HTMLParser):
-    """Counts what would reach out, and what a run's names have made of the page."""
+    """Collects the tags, addresses and text of a page."""
 
     def __init__(self):
         super().__init__()
@@ -205,12 +207,14 @@ def test_the_page_is_self_contained_and_escapes_everything(tmp_path):
     assert json.loads((tmp_path / 'out/report.json').read_text())['tables'][0]['table'] == '5'
 
 
-def test_a_failed_cell_says_so(tmp_path):
+def test_a_failed_cell(tmp_path):
     cell = tmp_path / 'atss_focal_tiny_3x'
     cell.mkdir()
     (cell / 'benchmark.json').write_text(json.dumps(dict(config='atss_focal_tiny_3x', failed='error: no images')))
     report = make_report(str(tmp_path), CONFIGS)
-    assert row_of(report, 'atss_focal_tiny_3x')['status'] == 'failed' and 'failed: error: no images' in page(report)
+    assert row_of(report, 'atss_focal_tiny_3x')['status'] == 'failed' and 'failed: error: no images' in render_html(
+        report
+    )
 
 
 def test_the_newest_finished_run_is_shown(tmp_path):
@@ -229,33 +233,57 @@ def test_no_such_table(tmp_path):
         make_report(str(tmp_path), CONFIGS, ['9'])
 
 
+def svg_of(text):
+    return ElementTree.fromstring(text), '{http://www.w3.org/2000/svg}'
+
+
+def test_plots_of_nothing():
+    assert plots.plot_scatter({'ours': {}}, 'x', 'y', 'l') is None
+    assert plots.plot_gains([], 'y', 'l') is None
+    assert plots.plot_curves([], 'x', 'y', 'l') is None
+    assert plots.plot_curves([('Focal', 'run', [])], 'x', 'y', 'l') is None
+
+
 @pytest.mark.parametrize(
-    'low, high, expected',
+    'svg, title',
     [
-        (0, 800, [0, 200, 400, 600, 800]),
-        (43.5, 51.5, [42, 44, 46, 48, 50, 52]),
-        (5, 5, [5, 6]),
-        (-1.5, 6, [-2, 0, 2, 4, 6]),
-        (0, 0.004, [0, 0.001, 0.002, 0.003, 0.004]),
+        (
+            plots.plot_scatter({'ours': {'Focal': [(1.0, 50.0, '<A> $x^2$')]}}, 'x', 'y', 'a "b"'),
+            '<A> $x^2$, Focal: 50.0 at 1',
+        ),
+        (plots.plot_gains([('A & B', {'Swin': {'paper': -1.0}})], 'y', 'a "b"'), 'A & B over Swin, the paper’s: -1.0'),
+        (plots.plot_curves([('Focal', 'r"$_$', [(1, 2.0)])], 'x', 'loss', 'a "b"'), 'r"$_$: 2 at 1'),
     ],
+    ids=['scatter', 'gains', 'curves'],
 )
-def test_ticks(low, high, expected):
-    assert plots.ticks(low, high) == expected
-    assert expected[0] <= low and high <= expected[-1]
+def test_plots_are_accessible_and_in_the_pages_colours(svg, title):
+    root, ns = svg_of(svg)
+    assert root.attrib['role'] == 'img' and root.attrib['aria-label'] == 'a "b"'
+    assert [one.text for one in root.iter(f'{ns}title')] == [title]
+    assert not re.search('#[0-9a-f]{6}', svg.replace('#m', '')) and 'var(--' in svg
+    css = Path(plots.__file__).with_name('page.css').read_text()
+    for name in set(re.findall(r'var\(--(\w+)\)', svg)):
+        assert css.count(f'--{name}: ') == 3, 'light, dark by the system, dark by the button'
+    assert not [one for one in root.iter(f'{ns}g') if 'id' in one.attrib]
 
 
-def test_plots_of_nothing_and_of_one_point():
-    assert (
-        plots.scatter({'ours': {}}, 'x', 'y', 'l') is None
-        and plots.bars([], 'y', 'l') is None
-        and plots.curves([], 'x', 'y', 'l') is None
-    )
-    for svg in (
-        plots.scatter({'ours': {'Focal': [(1.0, 50.0, '<A>')]}}, 'x', 'y', 'l'),
-        plots.bars([('A & B', {'Swin': {'ours': -1.0}})], 'y', 'l'),
-        plots.curves([('Focal', 'a"b', [(1, 2.0)])], 'x', 'loss', 'l'),
-    ):
-        ElementTree.fromstring(svg)
+def test_all_points_are_inside_round_axes():
+    found = {'Focal': [(239.0, 43.7, 'a'), (531.0, 47.3, 'b')]}
+    svg = plots.plot_scatter({'ours': found, 'paper': {'Swin': [(204.5, 42.0, 'c')]}}, 'GFLOPs', 'AP', 'l')
+    root, ns = svg_of(svg)
+    points = [(float(one.attrib['x']), float(one.attrib['y'])) for one in root.iter(f'{ns}use')]
+    assert len(points) == 3
+    for x, y in points:
+        assert plots.LEFT <= x <= plots.WIDTH - plots.RIGHT and plots.TOP <= y <= plots.HEIGHT - plots.BOTTOM
+    texts = [one.text for one in root.iter(f'{ns}text')]
+    assert texts[:5] == ['200', '300', '400', '500', '600'] and {'42', '44', '46', '48', 'GFLOPs', 'AP'} <= set(texts)
+
+
+def test_high_losses_are_clipped():
+    losses = [(1, 100.0), (2, 1.0), (3, 1.0), (4, 1.0)]
+    root, ns = svg_of(plots.plot_curves([('Focal', 'a', losses)], 'iterations', 'loss', 'l'))
+    labels = [one.text for one in root.iter(f'{ns}text')]
+    assert '2.5' in labels and '100' not in labels
 
 
 def test_labels_cover_no_point_and_no_other_label():

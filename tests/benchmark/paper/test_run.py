@@ -15,6 +15,7 @@ import pytest
 
 from mmfocal.benchmark.paper import run
 from mmfocal.benchmark.paper.collect import collect
+from mmfocal.benchmark.paper.jobs import last_error
 from mmfocal.benchmark.paper.tables import table_rows
 from mmfocal.errors import ConfigError
 
@@ -69,7 +70,7 @@ def calls(project, name):
     return path.read_text().splitlines() if path.is_file() else []
 
 
-def test_goes_past_a_failing_cell_skips_finished_ones_and_resumes(project, capsys, monkeypatch):
+def test_continues_after_a_failure_skips_finished_cells_and_resumes(project, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         run.main(arguments(project, '--only', 'atss', '--cfg-options', 'a=1', 'b=[2,3]'))
     said = capsys.readouterr().out
@@ -87,26 +88,28 @@ def test_goes_past_a_failing_cell_skips_finished_ones_and_resumes(project, capsy
     assert '2 done, 1 finished before, 0 failed' in capsys.readouterr().out
     assert len(calls(project, 'atss_r50_3x')) == 1
     assert ' --resume --auto-scale-lr ' in calls(project, 'atss_focal_tiny_3x')[1]
-    with pytest.raises(ConfigError, match='was begun with --cfg-options a=1 b=.*give the same, or another --work-root'):
+    with pytest.raises(
+        ConfigError, match='was started with --cfg-options a=1 b=.*give the same or another --work-root'
+    ):
         run.main(arguments(project, '--only', 'atss', '--cfg-options', 'a=2'))
     runs, notes = collect(str(project / 'work'))
     assert not notes and [one['test']['box_ap'] for one in runs] == [25.0] * 3 and 'box_ap_l' not in runs[0]['test']
 
 
-def test_a_job_that_ends_without_a_checkpoint_or_results(project, capsys):
+def test_a_job_without_a_checkpoint_or_results(project, capsys):
     (project / 'tools/train.py').write_text('')
     with pytest.raises(SystemExit):
         run.main(arguments(project, '--only', 'atss_r50_3x'))
-    assert 'training ended without a checkpoint' in capsys.readouterr().out
+    assert 'does not exist; training ended without a checkpoint' in capsys.readouterr().out
     (project / 'tools/train.py').write_text(TRAIN)
     (project / 'tools/test.py').write_text('')
     with pytest.raises(SystemExit):
         run.main(arguments(project, '--only', 'atss_r50_3x'))
-    assert 'the test has left no results' in capsys.readouterr().out
+    assert 'the test wrote no results' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_stops_with_all_it_began(project, monkeypatch, number, capsys):
+def test_a_signal_stops_all_jobs(project, monkeypatch, number, capsys):
     monkeypatch.setenv('slow', '1')
     work_dir = project / 'work/atss_r50_3x'
 
@@ -120,7 +123,7 @@ def test_stops_with_all_it_began(project, monkeypatch, number, capsys):
     with pytest.raises(SystemExit) as stopped:
         run.main(arguments(project, '--only', 'atss'))
     assert stopped.value.code == 130 and signal.getsignal(number) is before
-    assert not calls(project, 'atss_focal_tiny_3x'), 'the cells after it have not begun'
+    assert not calls(project, 'atss_focal_tiny_3x'), 'the cells after it have not started'
     with open(work_dir / '.lock') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the job is gone
     assert 'failed' not in json.loads((work_dir / 'benchmark.json').read_text())
@@ -129,22 +132,22 @@ def test_stops_with_all_it_began(project, monkeypatch, number, capsys):
     assert '--resume' in calls(project, 'atss_r50_3x')[1] and '1 done' in capsys.readouterr().out
 
 
-def test_a_cell_that_another_run_is_at(project, capsys):
+def test_a_cell_in_use_by_another_run(project, capsys):
     work_dir = project / 'work/atss_r50_3x'
     work_dir.mkdir(parents=True)
     with open(work_dir / '.lock', 'w') as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(SystemExit):
             run.main(arguments(project, '--only', 'atss_r50_3x'))
-    assert 'another run, or a job that it left behind, is at work in' in capsys.readouterr().out
+    assert 'is in use by another run or by a job of an earlier one' in capsys.readouterr().out
 
 
 def test_dry_run_prints_commands_for_a_shell(project, capsys):
     run.main(arguments(project, '--only', 'atss,r50', '--dry-run', '--cfg-options', 'a=[1, 2]'))
     train, test = capsys.readouterr().out.splitlines()
     assert train == (
-        f'{sys.executable} {project}/tools/train.py {project}/configs/atss_r50_3x.py --work-dir {project}/work/atss_r50_3x '
-        "--auto-scale-lr --cfg-options 'a=[1, 2]'"
+        f'{sys.executable} {project}/tools/train.py {project}/configs/atss_r50_3x.py '
+        f"--work-dir {project}/work/atss_r50_3x --auto-scale-lr --cfg-options 'a=[1, 2]'"
     )
     assert not (project / 'work').exists()
     (project / 'work/atss_r50_3x').mkdir(parents=True)
@@ -184,16 +187,16 @@ def test_slurm_runs_all_cells_at_once(project, capsys):
 @pytest.mark.parametrize(
     'args, error',
     [
-        (['--gpus', '2'], '--gpus needs --launcher pytorch or slurm'),
-        (['--launcher', 'slurm'], '--launcher slurm and --partition NAME need each other'),
+        (['--gpus', '2'], '--gpus: needs --launcher pytorch or slurm'),
+        (['--launcher', 'slurm'], '--launcher slurm: needs --partition NAME'),
         (['--launcher', 'pytorch', '--gpus', '0'], '--gpus 0: must be at least 1'),
-        (['--only', 'atss,focal_huge'], '--only: no cell is called focal_huge; there are cascade_mask_rcnn, atss, '),
-        (['--only', 'atss,sparse_rcnn_r50_3x'], 'no cell of the table has all of these'),
-        (['--table', '6'], "--table 6: the paper's tables with configs are 3, 4, 5, ADE20K"),
-        (['--shapes'], 'there is no .*cascade_mask_rcnn_r_nano_shapes.py'),
+        (['--only', 'atss,focal_huge'], '--only: no cell is named focal_huge; choose from cascade_mask_rcnn, atss, '),
+        (['--only', 'atss,sparse_rcnn_r50_3x'], 'no cell of the table matches all of them'),
+        (['--table', '6'], '--table 6: no such table with configs; choose from 3, 4, 5, ADE20K'),
+        (['--shapes'], 'cascade_mask_rcnn_r_nano_shapes.py does not exist'),
     ],
 )
-def test_arguments_that_cannot_work(project, args, error):
+def test_arguments_that_do_not_fit(project, args, error):
     with pytest.raises(ConfigError, match=error):
         run.main(arguments(project, *args))
 
@@ -221,7 +224,8 @@ def test_every_table_has_its_configs(table, count):
     'text, expected',
     [
         (
-            'Traceback\n[rank1]: RuntimeError: boom\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: x\n',
+            'Traceback\n[rank1]: RuntimeError: boom\n'
+            'torch.distributed.elastic.multiprocessing.errors.ChildFailedError: x\n',
             'RuntimeError: boom',
         ),
         (
@@ -229,13 +233,13 @@ def test_every_table_has_its_configs(table, count):
             'mmfocal.errors.DataError: no image',
         ),
         ('only this\n\n', 'only this'),
-        ('', 'it said nothing'),
+        ('', 'it printed nothing'),
     ],
 )
-def test_the_error_that_is_told(tmp_path, text, expected):
+def test_last_error(tmp_path, text, expected):
     path = tmp_path / 'log'
     path.write_text('error: of an earlier attempt\n' + text)
-    assert run.last_error(path, len('error: of an earlier attempt\n')) == expected
+    assert last_error(path, len('error: of an earlier attempt\n')) == expected
 
 
 @pytest.mark.slow

@@ -61,7 +61,7 @@ def test_same_operator(border, rows, cols):
     own, ring, *regions = bias.split([layout.tokens, layout.ring, layout.region(0) ** 2, layout.region(1) ** 2], -1)
     biases = [own, neighbor_table(ring, layout), *regions]
     actual = roll_unfold_attention(q, k, v, pooled, biases, layout, neighbor_columns(layout)[0])
-    expected = focal_attention(q, k, v, pooled, bias, focal_window=5, border=border, backend='reference')
+    expected = focal_attention(q, k, v, pooled, bias, layout, backend='reference')
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
 
 

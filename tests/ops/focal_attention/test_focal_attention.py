@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import subprocess
 import sys
@@ -8,8 +9,7 @@ import torch.nn.functional as F
 
 from mmfocal.ops import focal_attention
 from mmfocal.ops.focal_attention import Layout
-from mmfocal.ops.focal_attention.geometry import get_geometry
-from mmfocal.ops.focal_attention.windows import window_partition, window_reverse
+from mmfocal.ops.focal_attention.geometry import get_geometry, window_partition, window_reverse
 
 BACKENDS = ('reference', 'gather')
 
@@ -30,20 +30,7 @@ def inputs(layout, batch=1, rows=2, cols=3, heads=2, head_dim=4, dtype=torch.flo
 
 
 def call(layout, q, k, v, pooled, bias, backend, **kwargs):
-    return focal_attention(
-        q,
-        k,
-        v,
-        pooled,
-        bias,
-        window_size=layout.window_size,
-        expand_size=layout.expand_size,
-        focal_window=layout.focal_window,
-        border=layout.border,
-        shifted=layout.shifted,
-        backend=backend,
-        **kwargs,
-    )
+    return focal_attention(q, k, v, pooled, bias, layout, backend=backend, **kwargs)
 
 
 def by_hand(layout, q, k, v, pooled, bias):
@@ -108,9 +95,7 @@ def by_hand(layout, q, k, v, pooled, bias):
 @pytest.mark.parametrize('rows, cols', [(2, 3), (1, 2), (1, 1)])
 def test_definition(layout, rows, cols, backend):
     if layout.shifted and min(rows, cols) == 1:
-        layout = Layout(
-            layout.window_size, layout.expand_size, layout.focal_window, layout.pooled_levels, layout.border
-        )
+        layout = dataclasses.replace(layout, shifted=False)
     args = inputs(layout, rows=rows, cols=cols, heads=1)
     torch.testing.assert_close(call(layout, *args, backend), by_hand(layout, *args))
 
@@ -158,7 +143,7 @@ def test_window_partition_and_reverse():
     assert torch.equal(window_reverse(windows, 2, 4, 6), x)
 
 
-def test_geometry_is_computed_once_a_shape():
+def test_geometry_is_computed_once_per_shape():
     layout, x = Layout(5, 2, 3, 1), torch.zeros(1)
     assert get_geometry(layout, 10, 15, x) is get_geometry(layout, 10, 15, x)
     assert get_geometry(layout, 10, 15, x) is not get_geometry(layout, 15, 10, x)
@@ -170,12 +155,7 @@ def test_geometry_is_computed_once_a_shape():
         (dict(q=torch.zeros(1, 6, 6, 1, 4, dtype=torch.int)), TypeError, 'floating-point dtype'),
         (dict(k=torch.zeros(1, 6, 6, 1, 4, dtype=torch.half)), TypeError, 'share one floating-point dtype'),
         (dict(v=torch.zeros(1, 6, 6, 1, 5)), ValueError, r'share one shape \(B, H, W, heads, head_dim\)'),
-        (dict(window_size=4), ValueError, 'multiples of window_size=4'),
-        (dict(window_size=0), ValueError, 'window_size must be an integer of at least 1, got 0'),
-        (dict(expand_size=4), ValueError, 'expand_size must not exceed window_size=3'),
-        (dict(expand_size=-1), ValueError, 'expand_size must be an integer of at least 0'),
-        (dict(focal_window=2), ValueError, 'focal_window must be odd'),
-        (dict(border='zero'), ValueError, "border must be 'wrap' or 'mask'"),
+        (dict(layout=Layout(4, 1, 3)), ValueError, 'multiples of window_size=4'),
         (
             dict(backend='cuda'),
             ValueError,
@@ -186,15 +166,36 @@ def test_geometry_is_computed_once_a_shape():
             ValueError,
             r'pooled_kv\[0\]: k must be \(1, 2, 2, 1, 4\)',
         ),
+        (dict(pooled_kv=[]), ValueError, 'layout has pooled_levels=1, pooled_kv has 0; give one pair per level'),
+        (dict(layout=Layout(3, 1, 3, 0)), ValueError, 'layout has pooled_levels=0, pooled_kv has 1'),
         (dict(bias=torch.zeros(1, 9, 9)), ValueError, r'bias must be \(heads, window_size², keys\) = \(1, 9, 34\)'),
     ],
 )
 def test_bad_arguments(change, error, sentence):
     maps = {name: torch.zeros(1, 6, 6, 1, 4) for name in 'qkv'}
-    good = dict(**maps, pooled_kv=[(torch.zeros(1, 2, 2, 1, 4),) * 2], window_size=3, expand_size=1, focal_window=3)
+    good = dict(**maps, pooled_kv=[(torch.zeros(1, 2, 2, 1, 4),) * 2], bias=None, layout=Layout(3, 1, 3))
     focal_attention(**good)
     with pytest.raises(error, match=sentence) as info:
         focal_attention(**{**good, **change})
+    assert '\n' not in str(info.value)
+
+
+@pytest.mark.parametrize(
+    'options, sentence',
+    [
+        (dict(window_size=0), 'window_size must be an integer of at least 1, got 0'),
+        (dict(window_size=7.0), 'window_size must be an integer of at least 1, got 7.0'),
+        (dict(window_size=3, expand_size=4), 'expand_size must not exceed window_size=3'),
+        (dict(expand_size=-1), 'expand_size must be an integer of at least 0'),
+        (dict(focal_window=2), 'focal_window must be odd'),
+        (dict(pooled_levels=True), 'pooled_levels must be an integer of at least 0, got True'),
+        (dict(window_size=2, expand_size=1, pooled_levels=3), 'window_size=2 is too small for 3 pooled levels'),
+        (dict(border='zero'), "border must be 'wrap' or 'mask'"),
+    ],
+)
+def test_a_layout_validates_itself(options, sentence):
+    with pytest.raises(ValueError, match=sentence) as info:
+        Layout(**options)
     assert '\n' not in str(info.value)
 
 

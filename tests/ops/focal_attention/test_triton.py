@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmfocal.ops.focal_attention.backends import reference
 from mmfocal.ops.focal_attention.backends import triton as backend
-from mmfocal.ops.focal_attention.backends.reference import reference_attention
 from mmfocal.ops.focal_attention.geometry import Layout
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -52,7 +52,7 @@ def definition(layout, maps, pooled, bias, grad):
     flat = [*maps, *(x for pair in pooled for x in pair), *([] if bias is None else [bias])]
     flat = [x.detach().double().requires_grad_() for x in flat]
     pairs = list(zip(flat[3 : 3 + 2 * len(pooled) : 2], flat[4 : 4 + 2 * len(pooled) : 2]))
-    out = reference_attention(*flat[:3], pairs, None if bias is None else flat[-1], layout)
+    out, _ = reference.forward(*flat[:3], pairs, None if bias is None else flat[-1], layout)
     return [out, *torch.autograd.grad(out, flat, grad.double())]
 
 
@@ -192,7 +192,7 @@ def test_same_bits_every_time(monkeypatch):
     torch.use_deterministic_algorithms(True)
     try:
         first, second = triton(layout, *args), triton(layout, *args)
-        monkeypatch.setattr(backend, 'PARTS_BYTES', 1)
+        monkeypatch.setattr(backend, 'PARTIALS_BYTES', 1)
         third = triton(layout, *args)
     finally:
         torch.use_deterministic_algorithms(False)
@@ -211,11 +211,11 @@ def test_log_sum_exp():
 @pytest.mark.parametrize(
     'change, phrase',
     [
-        (dict(dtype=torch.float64), 'needs float16, bfloat16 or float32, the maps are torch.float64'),
-        (dict(head_dim=24), 'needs a head_dim of 16, 32, 64, the maps have 24'),
-        (dict(window_size=17), 'needs a window_size of at most 16, got 17'),
-        (dict(dropout_p=0.1), 'has no dropout, dropout_p is 0.1'),
-        (dict(device='meta'), 'needs a CUDA device, the maps are on meta'),
+        (dict(dtype=torch.float64), 'it needs float16, bfloat16 or float32, the maps are torch.float64'),
+        (dict(head_dim=24), 'it needs a head_dim of 16, 32, 64, the maps have 24'),
+        (dict(window_size=17), 'it needs a window_size of at most 16, got 17'),
+        (dict(dropout_p=0.1), 'it has no dropout'),
+        (dict(device='meta'), 'it needs a CUDA device, the maps are on meta'),
     ],
 )
 def test_unsupported(change, phrase, monkeypatch):
@@ -267,7 +267,7 @@ driver.set_active(NoGPU())
 from mmfocal.ops.focal_attention.backends import triton as backend
 from mmfocal.ops.focal_attention.geometry import Layout
 
-for name in ('pack_bias', 'attention', 'gradients', 'gather_parts', 'bias_gradient'):
+for name in ('pack_bias', 'forward', 'backward', 'sum_partials', 'bias_backward'):
     setattr(backend.triton_kernels, name, Compiled(getattr(backend.triton_kernels, name)))
 for layout, head_dim, dtype in [(Layout(7, 3, 7, 1, 'mask', True), 32, torch.bfloat16),
                                 (Layout(14, 3, 1, 0), 64, torch.float16), (Layout(2, 1, 1, 2), 16, torch.float32)]:
@@ -290,5 +290,5 @@ def test_kernels_compile(maker, shared, tmp_path):
     assert done.returncode == 0, done.stderr
     compiled = [line.split() for line in done.stdout.splitlines()]
     assert all(int(used) <= shared * 1024 for _, used, _ in compiled)
-    for kernel in ('attention', 'gradients', 'bias_gradient'):  # on Hopper's tensor cores
+    for kernel in ('forward', 'backward', 'bias_backward'):  # on Hopper's tensor cores
         assert (maker == 'nvidia') == ('True' in [wgmma for name, _, wgmma in compiled if name == kernel])

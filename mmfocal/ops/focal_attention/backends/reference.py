@@ -1,14 +1,22 @@
+"""Focal attention as its definition reads, in any dtype; autograd differentiates it, also twice."""
+
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmfocal.ops.focal_attention.geometry import Layout, get_geometry
-from mmfocal.ops.focal_attention.windows import all_tokens, window_partition, window_reverse
+from mmfocal.ops.focal_attention.geometry import Layout, all_tokens, get_geometry, window_partition, window_reverse
+
+SAVES_LSE = False
 
 
-def reference_attention(
+def unsupported(q: Tensor, layout: Layout, dropout_p: float) -> str | None:
+    """Returns None: this backend takes every input."""
+    return None
+
+
+def forward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -16,8 +24,12 @@ def reference_attention(
     bias: Tensor | None,
     layout: Layout,
     dropout_p: float = 0.0,
-) -> Tensor:
-    """Focal attention as its definition reads, in any dtype; see `focal_attention` for the arguments."""
+) -> tuple[Tensor, Tensor]:
+    """Computes focal attention; see `focal_attention` for the arguments.
+
+    Returns:
+        The output, (B, H, W, heads, head_dim), and an empty tensor.
+    """
     _, height, width, _, head_dim = q.shape
     geometry = get_geometry(layout, height, width, q)
     queries = window_partition(q, layout.window_size)  # (B, n, t, heads, head_dim)
@@ -26,11 +38,11 @@ def reference_attention(
 
     logits = torch.einsum('bnqhc,bnkhc->bnhqk', queries * head_dim**-0.5, keys)
     logits = logits + geometry.mask[:, None, None].to(logits.dtype)
-    if layout.shifted:
+    if geometry.shift_mask is not None:
         own = logits[..., : layout.tokens] + geometry.shift_mask[geometry.shift_kind][:, None].to(logits.dtype)
         logits = torch.cat([own, logits[..., layout.tokens :]], -1)
     if bias is not None:
         logits = logits + bias.to(logits.dtype)
     weights = F.dropout(logits.softmax(-1), dropout_p)
     out = torch.einsum('bnhqk,bnkhc->bnqhc', weights, values)
-    return window_reverse(out, layout.window_size, height, width)
+    return window_reverse(out, layout.window_size, height, width), q.new_empty(0)

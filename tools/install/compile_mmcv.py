@@ -1,11 +1,14 @@
-"""MMCV, with operators compiled against the torch that is there."""
+"""OPS=compile: MMCV with operators compiled against the environment's torch, instead of mmfocal.ops.mmcv_ops."""
 
 import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -13,7 +16,42 @@ from checks import SetupError
 from environment import say
 
 
-def install_mmcv(env, pin):
+def check_tools():
+    """Raises SetupError if MMCV cannot be compiled for lack of a compiler or of Python's headers."""
+    check_compiler()
+    check_headers(sysconfig.get_path('include'))
+
+
+def check_compiler():
+    """Raises SetupError if a C++17 source cannot be made into a shared library."""
+    compiler = os.environ.get('CXX', 'c++')
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, 'try.cpp')
+        source.write_text('#include <optional>\nstd::optional<int> answer() { return 42; }\n')
+        command = [*shlex.split(compiler), '-std=c++17', '-shared', '-fPIC', source, '-o', f'{folder}/try.so']
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors='replace')
+            fault = done.returncode and (done.stderr.splitlines() or [f'exit code {done.returncode}'])[0]
+        except OSError as error:
+            fault = error.strerror
+    if fault:
+        raise SetupError(
+            f'no C++17 compiler: `{compiler}` does not compile ({fault}); install g++ (Debian, Ubuntu: '
+            'apt install g++; Fedora: dnf install gcc-c++), name another one in CXX, or leave out OPS=compile'
+        )
+
+
+def check_headers(include):
+    """Raises SetupError if Python's headers are not in the folder `include`."""
+    if not Path(include, 'Python.h').is_file():
+        python = 'python{}.{}'.format(*sys.version_info)
+        raise SetupError(
+            f'no Python headers: {include}/Python.h is missing, and MMCV is compiled with it; '
+            f'install {python}-dev (Debian, Ubuntu) or {python}-devel (Fedora), or leave out OPS=compile'
+        )
+
+
+def compile_mmcv(env, pin):
     """Installs MMCV, compiling it where no earlier set-up did so for the same torch.
 
     pip's cache does not know which torch a wheel was compiled against, so it is not used: a wheel that works
@@ -23,6 +61,7 @@ def install_mmcv(env, pin):
         env: The Environment.
         pin: The requirement, `mmcv==VERSION`.
     """
+    env.pip('installing tools to compile with', 'install', 'ninja', 'wheel')
     versions = env.packages()
     ops, why = choose_ops(*look_for_gpu(env))
     if why:
@@ -99,7 +138,7 @@ def choose_ops(gpus, cuda, nvcc):
     lack = f'nvcc is that of CUDA {release[1]}' if release else 'there is no nvcc'
     return 'cpu', (
         f'torch sees a GPU and has CUDA {cuda}, but {lack}: MMCV gets CPU operators only; for GPU '
-        f'operators install the CUDA toolkit {cuda}, then `pip uninstall mmcv` and `make install`'
+        f'operators install the CUDA toolkit {cuda}, then `pip uninstall mmcv` and `make install OPS=compile`'
     )
 
 

@@ -1,15 +1,14 @@
-"""Checkpoints are whole or not there, whatever happens to disk and process."""
+"""Checkpoints are complete or absent, whatever happens to disk and process."""
 
 import os
 import resource
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from mmfocal.engine.saving import WholeFilesBackend, damage, newest_whole_checkpoint
+from mmfocal.engine.checkpointer import AtomicFilesBackend, corruption_reason, find_latest_valid_checkpoint
 from mmfocal.errors import CheckpointError, SavingError
 from mmfocal.weights import load_checkpoint
 
@@ -17,46 +16,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 from random_training import KillHook, train
 
 
-@contextmanager
-def largest_file(size):
-    """A quota: writing more than so many bytes to a file fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def names(folder):
     return sorted(path.name for path in folder.iterdir() if path.suffix == '.pth')
 
 
-def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path):
-    path = tmp_path / 'new folder' / 'file'
-    backend = WholeFilesBackend()
-    backend.put(b'before', str(path))
-    with largest_file(1000), pytest.raises(SavingError) as error:
-        backend.put(bytes(2000), str(path))
-    assert path.read_bytes() == b'before' and os.listdir(path.parent) == ['file']
-    assert str(error.value).startswith(f'{path} cannot be saved: File too large; it needs 2000 bytes (0.0 MiB), and ')
-    free = int(str(error.value).split(', and ')[1].split()[0])
-    assert free == pytest.approx(os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize, rel=0.2)
-
-
-def test_no_space_left_on_the_device(tmp_path, monkeypatch):
-    """/dev/full fails as a full disk does."""
-    monkeypatch.chdir(tmp_path)
-    os.symlink('/dev/full', '.file.part')
-    with pytest.raises(SavingError, match='No space left on device; it needs 5 bytes .* make room'):
-        WholeFilesBackend().put_text('12345', 'file')
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_folder_that_cannot_be_made(tmp_path):
-    (tmp_path / 'file').touch()
-    with pytest.raises(SavingError, match='cannot be saved: (Not a directory|File exists); earlier'):
-        WholeFilesBackend().put(b'', str(tmp_path / 'file' / 'inside' / 'name'))
+def test_a_backend_that_cannot_write_leaves_the_file_before(tmp_path):
+    """The rest of its behaviour is that of `mmfocal.files`."""
+    backend = AtomicFilesBackend()
+    backend.put_text('before', tmp_path / 'file')
+    with pytest.raises(SavingError, match='cannot be saved: .*; earlier checkpoints are intact'):
+        backend.put(b'after', tmp_path / 'file/inside')
+    assert (tmp_path / 'file').read_bytes() == b'before'
 
 
 class FullDisk:
@@ -90,7 +60,7 @@ def test_training_goes_on_when_the_disk_is_full(tmp_path, capfd, by_epoch):
     unsaved, last = ('epoch_2.pth', 'epoch_3.pth') if by_epoch else ('iter_8.pth', 'iter_15.pth')
     output = ''.join(capfd.readouterr())
     assert f'{tmp_path}/{unsaved} cannot be saved: File too large; it needs ' in output
-    assert 'earlier checkpoints are intact; training goes on and saves again at the next interval' in output
+    assert 'earlier checkpoints are intact; training continues and saves again at the next interval' in output
     saved = [name for name in names(tmp_path) if 'best' not in name]
     assert saved == [last] and (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / last)
     (best,) = tmp_path.glob('best*')
@@ -102,13 +72,14 @@ def test_what_a_failed_checkpoint_would_replace_is_there(tmp_path):
     disk = FullDisk(begin=6, end=99)
     try:
         with pytest.raises(
-            SavingError, match='training has ended without its last checkpoint: .*epoch_3.pth cannot be saved'
+            SavingError,
+            match='training has finished, but its last checkpoint is missing: .*epoch_3.pth cannot be saved',
         ):
             train(tmp_path, hooks=disk.hooks, ballast=1, checkpoint=dict(max_keep_ckpts=1))
     finally:
         disk.restore()
     assert names(tmp_path) == ['best_mean_epoch_1.pth', 'epoch_1.pth']
-    assert not any(damage(path) for path in tmp_path.glob('*.pth'))
+    assert not any(corruption_reason(path) for path in tmp_path.glob('*.pth'))
     runner = train(tmp_path, ballast=1, checkpoint=dict(max_keep_ckpts=1))  # with room again
     assert runner.iter == 15 and 'epoch_3.pth' in names(tmp_path)
 
@@ -133,10 +104,10 @@ def empty(path):
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(tmp_path, capfd, damages):
     train(tmp_path)
     damages(tmp_path / 'epoch_3.pth')
-    assert newest_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_2.pth')
-    assert f'{tmp_path}/epoch_3.pth is damaged (' in ''.join(capfd.readouterr())
+    assert find_latest_valid_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_2.pth')
+    assert f'{tmp_path}/epoch_3.pth is corrupt (' in ''.join(capfd.readouterr())
     assert train(tmp_path).iter == 15
-    assert damage(tmp_path / 'epoch_3.pth') is None
+    assert corruption_reason(tmp_path / 'epoch_3.pth') is None
 
 
 def test_all_are_damaged(tmp_path):
@@ -144,7 +115,7 @@ def test_all_are_damaged(tmp_path):
     for path in tmp_path.glob('epoch*'):
         cut(path)
     with pytest.raises(
-        CheckpointError, match='no checkpoint to resume from, since epoch_3.pth, epoch_2.pth are all damaged'
+        CheckpointError, match='no valid checkpoint to resume from, epoch_3.pth, epoch_2.pth are corrupt'
     ):
         train(tmp_path)
 
@@ -156,20 +127,20 @@ def test_last_checkpoint_is_not_needed(tmp_path, content):
     (tmp_path / 'last_checkpoint').unlink()
     if content is not None:
         (tmp_path / 'last_checkpoint').write_text(content)
-    assert newest_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_3.pth')
+    assert find_latest_valid_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_3.pth')
 
 
 def test_last_checkpoint_decides(tmp_path):
     train(tmp_path)
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_2.pth'))
-    assert newest_whole_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_2.pth')
+    assert find_latest_valid_checkpoint(str(tmp_path)) == str(tmp_path / 'epoch_2.pth')
 
 
 def test_checkpoints_of_weights_alone_are_not_taken(tmp_path):
     for name in ('best_mean_epoch_1.pth', 'epoch_12-0123abcd.pth'):
         torch.save(dict(state_dict={}), tmp_path / name)
-    assert newest_whole_checkpoint(str(tmp_path)) is None
-    assert newest_whole_checkpoint(str(tmp_path / 'absent')) is None
+    assert find_latest_valid_checkpoint(str(tmp_path)) is None
+    assert find_latest_valid_checkpoint(str(tmp_path / 'absent')) is None
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
@@ -188,11 +159,11 @@ def test_numbers_of_checkpoints_that_are_kept(tmp_path):
 def test_checkpoints_in_another_folder(tmp_path):
     """The hook's out_dir, to which MMEngine adds the work directory's name; also a remote one."""
     train(tmp_path / 'work', checkpoint=dict(out_dir=str(tmp_path / 'out')))
-    assert newest_whole_checkpoint(str(tmp_path / 'work')) == str(tmp_path / 'out/work/epoch_3.pth')
+    assert find_latest_valid_checkpoint(str(tmp_path / 'work')) == str(tmp_path / 'out/work/epoch_3.pth')
     cut(tmp_path / 'out/work/epoch_3.pth')
-    assert newest_whole_checkpoint(str(tmp_path / 'work')) == str(tmp_path / 'out/work/epoch_2.pth')
+    assert find_latest_valid_checkpoint(str(tmp_path / 'work')) == str(tmp_path / 'out/work/epoch_2.pth')
     (tmp_path / 'work/last_checkpoint').write_text('s3://bucket/epoch_7.pth')
-    assert newest_whole_checkpoint(str(tmp_path / 'work')) == 's3://bucket/epoch_7.pth'
+    assert find_latest_valid_checkpoint(str(tmp_path / 'work')) == 's3://bucket/epoch_7.pth'
 
 
 def test_a_failed_resume_file_waits_for_its_interval(tmp_path, capfd):

@@ -1,0 +1,129 @@
+from dataclasses import replace
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmfocal.ops.focal_attention import Layout, focal_attention_qkvpacked, relative_index
+
+
+class FocalAttention(nn.Module):
+    """Focal self-attention with its projections, pooling and biases, for maps of any size (the paper's section 3.2).
+
+    See `FocalBlock` for the arguments.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        layout: Layout,
+        shifts: bool,
+        focal_pool: str,
+        qkv_bias: bool,
+        drop: float,
+        attn_drop: float,
+        backend: str,
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.layout, self.shifted_layout = layout, replace(layout, shifted=True)
+        self.shift = layout.window_size // 2 if shifts else 0
+        self.attn_drop = attn_drop
+        self.backend = backend
+        ws = layout.window_size
+        regions = [layout.region(k) for k in range(layout.pooled_levels)]
+
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.proj_drop = nn.Dropout(drop)
+        self.pool_layers = nn.ModuleList()
+        if focal_pool == 'fc':
+            self.pool_layers.extend(SubWindowPool(ws // 2**k) for k in range(layout.pooled_levels))
+        self.window_bias_table = nn.Parameter(torch.empty(num_heads, (2 * ws - 1) ** 2))
+        self.ring_bias_table = nn.Parameter(torch.empty(num_heads, ws**2, layout.ring)) if layout.ring else None
+        self.pooled_bias_tables = nn.ParameterList(torch.empty(num_heads, (ws + r - 1) ** 2) for r in regions)
+        for level, region in enumerate([ws] + regions):
+            self.register_buffer(f'bias_index{level}', relative_index(ws, region), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in (
+            self.qkv.weight,
+            self.proj.weight,
+            self.window_bias_table,
+            self.ring_bias_table,
+            *self.pooled_bias_tables,
+        ):
+            if weight is not None:
+                nn.init.trunc_normal_(weight, std=0.02)
+        for linear in (self.qkv, self.proj):
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, C) → (B, h, w, C)."""
+        h, w, dim = x.shape[1:]
+        ws, heads = self.layout.window_size, self.num_heads
+        height, width = -(-h // ws) * ws, -(-w // ws) * ws
+        if (height, width) != (h, w):
+            x = F.pad(x, (0, 0, 0, width - w, 0, height - h))
+        shift = self.shift if min(height, width) > ws else 0
+        if shift:
+            x = x.roll((-shift, -shift), (1, 2))
+
+        qkv = self.qkv(x).unflatten(-1, (3, heads, dim // heads))  # (B, height, width, 3, heads, head_dim)
+        pooled_kv = []
+        for level in range(self.layout.pooled_levels):
+            pooled = self.qkv(self._pool(x, level)).unflatten(-1, (3, heads, dim // heads))
+            pooled_kv.append(pooled[:, :, :, 1:])
+        x = focal_attention_qkvpacked(
+            qkv,
+            pooled_kv,
+            self._bias(),
+            self.shifted_layout if shift else self.layout,
+            dropout_p=self.attn_drop if self.training else 0.0,
+            backend=self.backend,
+        )
+
+        x = x.flatten(3)
+        if shift:
+            x = x.roll((shift, shift), (1, 2))
+        return self.proj_drop(self.proj(x[:, :h, :w]))
+
+    def _pool(self, x: Tensor, level: int) -> Tensor:
+        """(B, H, W, C) → (B, H/window_size·2^level, W/window_size·2^level, C): one token per sub-window."""
+        side = self.layout.window_size // 2**level
+        rows, cols = self.layout.pooled_size(x.shape[1], x.shape[2], level)
+        top, left = (x.shape[1] - rows * side) // 2, (x.shape[2] - cols * side) // 2
+        x = x[:, top : top + rows * side, left : left + cols * side]
+        x = x.unflatten(2, (cols, side)).unflatten(1, (rows, side))  # (B, rows, side, cols, side, C)
+        return self.pool_layers[level](x) if self.pool_layers else x.mean((2, 4))
+
+    def _bias(self) -> Tensor:
+        """Returns the bias of the logits, (heads, window_size², keys)."""
+        biases = [self.window_bias_table[:, self.bias_index0]]
+        if self.ring_bias_table is not None:
+            biases.append(self.ring_bias_table)
+        for level, table in enumerate(self.pooled_bias_tables, 1):
+            biases.append(table[:, getattr(self, f'bias_index{level}')])
+        return torch.cat(biases, -1)
+
+
+class SubWindowPool(nn.Module):
+    """Pools sub-windows with learned weights, the same for all channels, which start as the mean.
+
+    Args:
+        side: Side of a sub-window, in tokens.
+    """
+
+    def __init__(self, side: int):
+        super().__init__()
+        self.side = side
+        self.weight = nn.Parameter(torch.full((1, side**2), 1 / side**2))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, rows, side, cols, side, C) → (B, rows, cols, C)."""
+        return torch.einsum('brichj,ij->brch', x.transpose(4, 5), self.weight.view(self.side, self.side)) + self.bias

@@ -1,0 +1,29 @@
+"""Whether torchvision's compiled operators can be used, by device type."""
+
+import functools
+
+import torch
+
+enabled = True  # `install` turns it off for 'pytorch'
+failures: dict[str, str] = {}
+
+
+def run_on(device_type: str) -> bool:
+    """Returns whether torchvision's operators are enabled and run on 'cpu' or 'cuda'; False on other device types."""
+    return enabled and device_type in ('cpu', 'cuda') and _run_on(device_type)
+
+
+@functools.cache
+def _run_on(device_type: str) -> bool:
+    try:
+        import torchvision  # noqa: F401  (registers its operators)
+
+        box = torch.tensor([[0.0, 0.0, 1.0, 1.0]], device=device_type)
+        return torch.ops.torchvision.nms(box, box[:, 2].contiguous(), 0.5).tolist() == [0]
+    except ModuleNotFoundError as error:
+        if (error.name or '').split('.')[0] != 'torchvision':
+            failures[device_type] = str(error)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        # Built against another torch, or without CUDA: the operators do not exist or have no kernel.
+        failures[device_type] = str(error).splitlines()[0]
+    return False

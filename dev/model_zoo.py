@@ -82,7 +82,7 @@ STARTS = {  # what a newcomer wants, and the configs to start with
     'segment semantically': ('semantic_fpn_focal_tiny_80k_ade20k', 'upernet_focal_tiny_160k_ade20k'),
     'segment panoptically': ('panoptic_fpn_focal_tiny_1x', 'mask2former_panoptic_focal_tiny_50e'),
 }
-FAMILIES = {'Focal': 'focal', 'Swin': 'swin', 'PVT': 'pvt', 'ResNet, ResNeXt': ('r50', 'r101', 'x101')}
+FAMILIES = {'Focal': 'focal', 'Swin': 'swin', 'PVT': 'pvt', 'ViL': 'vil', 'ResNet, ResNeXt': ('r50', 'r101', 'x101')}
 ORDER = (*BACKBONES.values(), *NANO_BACKBONES.values())
 DATA = {'shapes': 'generated shapes', 'ade20k': 'ADE20K', 'cityscapes': 'Cityscapes'}
 METRICS = {'box AP': 'box_ap', 'mask AP': 'mask_ap', 'PQ': 'pq', 'mIoU': 'miou', 'mIoU (MS)': 'miou_ms'}
@@ -205,10 +205,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def make_zoo(metafile: dict) -> str:
     """Returns docs/models/zoo.md: a table per method with figures of the paper and of this project."""
-    absent = [row for row in paper_rows() if not row['config']]
-    tables, backbones, methods = (
-        ', '.join(sorted({str(row[key]) for row in absent})) for key in ('table', 'backbone', 'method')
-    )
     shapes = [model for model in metafile['Models'] if model['Metadata']['Training Data'] == DATA['shapes']]
     text = f"""\
 # Zoo
@@ -226,8 +222,6 @@ weights are released.
   with the configs here.
 - **mmfocal** is what was measured with the config as it is, in percent. A table in which nothing has been measured
   does not have the column.
-
-Tables {tables} also have {backbones} ({methods}), which have no config since no library has ViL.
 """
     for collection in metafile['Collections']:
         models = [

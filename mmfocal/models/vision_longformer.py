@@ -93,6 +93,7 @@ class VisionLongformer(BaseModule):
         init_cfg: dict | list | None = None,
     ):
         super().__init__(init_cfg)
+        self.arch = arch if isinstance(arch, str) else 'custom'
         arch = _arch(arch, self.archs)
         out_indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
         window_sizes = (window_size,) * 4 if isinstance(window_size, int) else tuple(window_size)
@@ -148,10 +149,16 @@ class VisionLongformer(BaseModule):
     def init_weights(self) -> None:
         """Loads the weights that `init_cfg` names; without one, the constructor has initialized them."""
         init_cfg = self.init_cfg[0] if isinstance(self.init_cfg, list) and len(self.init_cfg) == 1 else self.init_cfg
-        checkpoint = (init_cfg or {}).get('checkpoint')
-        if checkpoint and checkpoint != 'none':
+        checkpoint = 'none' if init_cfg is None else init_cfg.get('checkpoint')
+        if checkpoint in (None, '', 'unset'):
+            name = f'VIL_{self.arch.upper()}'
+            raise ConfigError(
+                f'no weights for the ViL-{self.arch} backbone: set the environment variable {name} to the path or URL of a '
+                f'checkpoint, or to none ({name}=none) to train from scratch'
+            )
+        if checkpoint != 'none':
             load_vision_longformer_weights(self, checkpoint)
-        self._is_init = True
+        self.is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Computes the maps of the stages.

@@ -5,10 +5,10 @@ import re
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 
 from mmfocal.errors import CheckpointError
+from mmfocal.weights.loading import load_checkpoint
 
 # Released names of a half block, `layerS.K.`, by ours.
 ATTENTION = {
@@ -40,7 +40,7 @@ def load_vision_longformer_weights(backbone: nn.Module, path: str) -> None:
     Raises:
         CheckpointError: If the file is of another model or size.
     """
-    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    checkpoint = load_checkpoint(path)
     target = backbone.state_dict()
     state_dict, ignored = backbone_state_dict(checkpoint, path, target)
     for name, value in target.items():

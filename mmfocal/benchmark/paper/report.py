@@ -70,7 +70,7 @@ def make_report(folder: str, configs: Path, tables: list[str] | None = None) -> 
     names = {run['config'] for run in runs}
     known = [str(table) for table in dict.fromkeys(row['table'] for row in paper_rows())]
     if not tables:
-        tables = [table for table in known if names & {row['config'] for row in table_rows(table) if row['config']}]
+        tables = [table for table in known if names & {row['config'] for row in table_rows(table)}]
         tables = tables or [table for table in known if any(run_is_of(run, table) for run in runs)] or ['5']
     costs = {model['Name']: model['Metadata'] for model in load(configs / 'metafile.yml')['Models']}
     why: dict[str, list[str]] = {}
@@ -123,9 +123,7 @@ def paper_row(row: dict, runs: list[dict], costs: dict, configs: Path, why: dict
             else:
                 comparable.append(run)
     begun = [run['name'] for run in runs if run['config'] == row['config']]
-    status = (
-        'no library has it' if not row['config'] else '' if comparable else 'not comparable' if begun else 'missing'
-    )
+    status = '' if comparable else 'not comparable' if begun else 'missing'
     if not comparable and any(run['failed'] for run in runs if run['name'] in begun):
         status = 'failed'
     return merged(row, comparable, costs, status, {key: row[key] for key in (*COSTS, *METRICS) if key in row})

@@ -2,7 +2,7 @@
 STACK ?= openmmlab
 VENV ?= $(if $(filter onedl,$(STACK)),.venv-onedl,.venv)
 TORCH ?=
-OPS ?= $(if $(filter onedl,$(STACK)),,compile)
+OPS ?=
 SEED ?=
 PYTEST_OPTIONS ?=
 PYTHON = python3.12 python3.11 python3.13 python3.10 python3

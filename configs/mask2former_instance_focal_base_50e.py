@@ -10,5 +10,3 @@ model = dict(
     backbone=dict(_base_.backbone, drop_path_rate=0.3),  # MMDetection's for Swin-T, -S and -B
     panoptic_head=dict(in_channels=_base_.channels),
 )
-
-default_hooks = dict(check_panoptic_classes=dict(type='CheckPanopticClassesHook'))

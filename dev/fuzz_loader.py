@@ -31,6 +31,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 import mmfocal.registration  # noqa: F401
+from mmfocal.datasets.validation.issues import errors_of
 from mmfocal.engine import one_sentence_errors
 from mmfocal.errors import ConfigError, UserError
 
@@ -359,14 +360,14 @@ def load(root, kind, policy):
 
 
 def check(root, kind, stopped):
-    """Lists all faults, as tools/check_dataset.py does, and at least one where training stops."""
+    """Lists all issues, as tools/check_dataset.py does; where training stops, there must be an error."""
     scope, cfg = config(root, kind, 'stop')
     init_default_scope(scope)
-    faults, checks = DATASETS.build(dict(cfg, lazy_init=True)).find_faults()
-    faults += [fault for check_file in checks for fault in check_file()]
-    errors = [fault for fault in faults if fault.level == 'error']
+    issues, checks = DATASETS.build(dict(cfg, lazy_init=True)).find_issues()
+    issues += [issue for check_file in checks for issue in check_file()]
+    errors = errors_of(issues)
     assert errors or not stopped, f'training stops, and no error is listed: {stopped}'
-    json.dumps([fault._asdict() for fault in faults])
+    json.dumps([issue._replace(error=None)._asdict() for issue in issues])
     return errors
 
 

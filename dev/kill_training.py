@@ -1,4 +1,4 @@
-"""Kills a training again and again, at random moments, resumes it, and compares what it learns with an uninterrupted one."""
+"""Kills and resumes a training at random moments, and compares its weights with an uninterrupted one."""
 
 import argparse
 import os
@@ -31,7 +31,7 @@ OPTIONS = [
 MOMENTS = ('any', 'saving', 'evaluation')
 
 
-def main():
+def main() -> bool:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--config', default=ROOT / 'configs/atss_focal_nano_shapes.py', help="default: the demo's, with small epochs"
@@ -44,7 +44,7 @@ def main():
     folder = Path(args.work_dir).absolute()
     MMLogger.get_current_instance().setLevel('WARNING')
     if folder.exists():
-        raise UserError(f'{folder} is there already: remove it, or name another --work-dir')
+        raise UserError(f'{folder} exists already; remove it or choose another --work-dir')
     make_shapes(str(folder / 'shapes'), num_train=32, num_val=8, seed=0, size=(64, 64))
     training = Training(args, folder / 'killed')
     moments, found = random.Random(args.seed), Counter()
@@ -52,7 +52,7 @@ def main():
         moment = MOMENTS[number % len(MOMENTS)]
         where = training.kill(moment, moments)
         found[where] += 1
-        print(f'kill {number + 1}: {where}, {training.check()} iterations are safe', flush=True)
+        print(f'kill {number + 1}: {where}, {training.check()} iterations are saved', flush=True)
     training.finish()
     whole = Training(args, folder / 'whole')
     whole.finish()
@@ -94,7 +94,7 @@ class Training:
         return (self.work_dir / 'output.txt').read_text(errors='replace')
 
     def kill(self, moment: str, moments: random.Random) -> str:
-        """Starts it, kills it and all its workers, and tells what it was doing."""
+        """Starts it, kills it and its workers, and returns what it was doing."""
         process = self.start()
         self.wait(process, lambda: '(train)' in self.output())
         if moment == 'any':
@@ -120,13 +120,13 @@ class Training:
         while not until():
             if process.poll() is not None:
                 raise UserError(
-                    f'the training ended by itself, code {process.returncode} (more --epochs leave time for more kills):\n'
-                    + self.output()[-2000:]
+                    f'{self.work_dir}: training ended with code {process.returncode} before the kill; raise --epochs '
+                    f'if it finished:\n{self.output()[-2000:]}'
                 )
             time.sleep(pause)
 
     def check(self) -> int:
-        """Checks that the last checkpoint is whole and does not fall behind the one before."""
+        """Checks that the last checkpoint is valid and not older than the one before, and returns its iteration."""
         pointer = self.work_dir / 'last_checkpoint'
         if not pointer.exists() and not self.iteration:
             return 0
@@ -135,7 +135,7 @@ class Training:
             raise UserError(f'last_checkpoint names {path}, which is corrupt: {corruption_reason(path)}')
         iteration = load_checkpoint(self.checkpoint())['meta']['iter']
         if iteration < self.iteration:
-            raise UserError(f'{path} holds {iteration} iterations, and {self.iteration} were saved before')
+            raise UserError(f'{path}: {iteration} iterations, but {self.iteration} were saved before')
         self.iteration = iteration
         return iteration
 
@@ -148,8 +148,8 @@ class Training:
             raise UserError(f'code {process.returncode}:\n{self.output()[-2000:]}')
 
 
-def differences(*paths: str) -> list:
-    """Names of the weights, and numbers of the optimizer's states, that two checkpoints do not have in common."""
+def differences(*paths: str) -> list[str]:
+    """Returns the weights' names and the optimizer states' numbers in which two checkpoints differ."""
     one, other = (load_checkpoint(path) for path in paths)
     names = [name for name, value in one['state_dict'].items() if not torch.equal(value, other['state_dict'][name])]
     states = (one['optimizer']['state'], other['optimizer']['state'])

@@ -1,8 +1,9 @@
-"""Registers what configs name, as far as the installed libraries allow; `custom_imports` of configs name this module."""
+"""Registers what configs name, as far as the installed libraries allow; configs list it in `custom_imports`."""
 
 from importlib.util import find_spec
 
 from mmfocal import engine, models  # noqa: F401
+from mmfocal.datasets import class_checks  # noqa: F401
 from mmfocal.engine.config_paths import register_config_prefix
 from mmfocal.models.flop_handles import register_flop_handles
 from mmfocal.ops import mmcv_ops
@@ -14,8 +15,8 @@ register_flop_handles()
 if find_spec('mmcv'):
     mmcv_ops.install()  # before MMDetection and MMSegmentation import mmcv.ops
 if find_spec('mmdet'):
-    from mmfocal.datasets import coco, coco_panoptic  # noqa: F401
+    from mmfocal.datasets import coco, coco_metric, coco_panoptic  # noqa: F401
     from mmfocal.models import reppoints_v2  # noqa: F401
 # MMSegmentation imports the other two, and works without MMDetection (except for its Mask2Former).
 if all(map(find_spec, ('mmseg', 'ftfy', 'regex'))):
-    from mmfocal.datasets import label_maps, segmentation_hook, transforms  # noqa: F401
+    from mmfocal.datasets import label_maps, transforms  # noqa: F401

@@ -97,7 +97,7 @@ def test_python_compiles(path):
         compile(block, str(path), 'exec')
 
 
-@pytest.mark.parametrize('name', ['README.md', 'docs/models/focal_transformer.md'])
+@pytest.mark.parametrize('name', ['README.md', 'docs/models/focal_transformer.md', 'docs/operator/api.md'])
 def test_python_runs(name):
     variables = {}
     exec(blocks(ROOT / name, 'python')[0], variables)
@@ -136,5 +136,5 @@ def test_words_of_the_field():
         r'\b(contenders?|rivals?|learns? by heart|told to end|acceptance|whole checkpoint|aim met|must met)\b',
         re.IGNORECASE,
     )
-    for path in PAGES:
+    for path in set(PAGES) - {ROOT / 'CHANGELOG.md'}:  # which names old options
         assert not banned.search(path.read_text()), (path.name, banned.search(path.read_text())[0])

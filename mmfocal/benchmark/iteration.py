@@ -1,4 +1,4 @@
-"""Measures time and memory of a training iteration, and the time that a one-stage head spends on its targets."""
+"""Measures time and memory of a training iteration or a prediction, and the time of a one-stage head's targets."""
 
 import argparse
 import statistics
@@ -22,6 +22,7 @@ from torch.nn.functional import interpolate
 from mmfocal.benchmark.arguments import at_least, image_size
 from mmfocal.engine import read_config
 from mmfocal.memory import peak_resident_memory
+from mmfocal.ops import mmcv_ops
 
 PARTS = {  # of an iteration: methods of a one-stage head
     'targets of points': 'get_targets',
@@ -44,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--boxes', type=at_least(0), default=50, metavar='N', help='boxes per image for a detector (default: 50)'
     )
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: cuda if there is a GPU')
+    parser.add_argument('--test', action='store_true', help='time predictions instead of training iterations')
+    parser.add_argument(
+        '--mmcv-ops', choices=mmcv_ops.CHOICES, help='operators of mmcv.ops (default: MMFOCAL_MMCV_OPS, or auto)'
+    )
     parser.add_argument(
         '--repeats', type=at_least(1), default=5, metavar='N', help='iterations; results are medians (default: 5)'
     )
@@ -63,27 +68,28 @@ def main(args: argparse.Namespace) -> None:
     Args:
         args: Of `add_arguments`.
     """
+    operators = mmcv_ops.install(args.mmcv_ops)
     cfg = read_config(args.config, args.cfg_options)
     segmentation = cfg.default_scope == 'mmseg'
     height, width = args.size or ((512, 512) if segmentation else (800, 1333))
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    total, parts = measure(cfg, (height, width), args.batch, args.boxes, device, args.repeats)
+    total, parts = measure(cfg, (height, width), args.batch, args.boxes, device, args.repeats, args.test)
     machine = torch.cuda.get_device_name() if device == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
     boxes = '' if segmentation else f', {args.boxes} boxes per image'
     print(
         f'{Path(args.config).stem}, {args.batch} × {height}x{width}{boxes}; {machine}, '
-        f'torch {torch.__version__}; medians of {args.repeats}'
+        f'torch {torch.__version__}; {operators}; medians of {args.repeats}'
     )
-    print(f'{"training iteration":22}{1e3 * total:10.1f} ms')
+    print(f'{"prediction" if args.test else "training iteration":22}{1e3 * total:10.1f} ms')
     for name, seconds in parts.items():
         print(f'{name:22}{1e3 * seconds:10.1f} ms {seconds / total:9.3%}')
     print(f'{"peak memory":22}{peak_memory(device) / 2**20:10.0f} MiB')
 
 
 def measure(
-    cfg: Config, size: tuple[int, int], batch: int, boxes: int, device: str, repeats: int
+    cfg: Config, size: tuple[int, int], batch: int, boxes: int, device: str, repeats: int, test: bool = False
 ) -> tuple[float, dict[str, float]]:
-    """Times training iterations on random images, boxes and label maps.
+    """Times training iterations, or predictions, on random images, boxes and label maps.
 
     Args:
         cfg: Of a detector or segmentor.
@@ -92,6 +98,7 @@ def measure(
         boxes: Boxes per image for a detector, with masks if it learns them.
         device: 'cpu' or 'cuda'.
         repeats: Iterations to time, after two that warm up.
+        test: Whether the batch is predicted instead of trained on.
 
     Returns:
         Median seconds of an iteration; part → its median seconds in an iteration.
@@ -103,7 +110,7 @@ def measure(
     if segmentation:
         cfg.model.data_preprocessor.size = size
     cfg.model.backbone.init_cfg = None  # weights do not change the time; nothing is downloaded
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).train()
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(device).train(not test)
     model.init_weights()
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     data = random_segmentation_batch(model, size, batch) if segmentation else random_batch(model, size, batch, boxes)
@@ -122,11 +129,14 @@ def measure(
         return wrapper
 
     head = getattr(model, 'bbox_head', None)
-    parts = {name: method for name, method in PARTS.items() if hasattr(head, method)}
+    parts = {name: method for name, method in PARTS.items() if hasattr(head, method) and not test}
     with ExitStack() as patches:
         for name, method in parts.items():
             patches.enter_context(mock.patch.object(head, method, timed(name, getattr(head, method))))
-        step = timed('iteration', lambda: model.train_step(data, optim_wrapper))
+        if test:
+            step = timed('iteration', torch.no_grad()(lambda: model.test_step(data)))
+        else:
+            step = timed('iteration', lambda: model.train_step(data, optim_wrapper))
         names = ['iteration', *parts]
         for _ in range(2 + repeats):
             for name in names:

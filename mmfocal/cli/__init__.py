@@ -63,6 +63,7 @@ COMMANDS = {
             'released': Command(
                 "a released Focal Transformer checkpoint, PyTorch's or Paddle's", 'mmfocal.cli.convert_released'
             ),
+            'swin': Command('a Swin Transformer checkpoint, as a start for Focal', 'mmfocal.cli.convert_swin'),
             'format': Command('a checkpoint between .pth and .safetensors', 'mmfocal.cli.convert_format'),
         },
     ),
@@ -126,7 +127,7 @@ def _parser(prog: str, description: str) -> argparse.ArgumentParser:
 def _add_commands(
     parser: argparse.ArgumentParser, commands: Mapping[str, Command], wanted: Iterable[str] | None = None
 ) -> None:
-    """Adds subcommands, with arguments only if they are among the wanted words: their modules take seconds to import."""
+    """Adds subcommands; only the wanted ones get arguments, since their modules take seconds to import."""
     subparsers = parser.add_subparsers(required=True, metavar='COMMAND')
     for name, command in commands.items():
         child = subparsers.add_parser(

@@ -17,44 +17,10 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import ProgressBar
 
 from mmfocal.cli.arguments import add_config
+from mmfocal.cli.guards import add_guards
 from mmfocal.errors import ConfigError
 
-MOST = 20  # sentences of one kind, unless a JSON file takes all
-
-
-def inner_configs(cfg):
-    """The data sets within wrappers, as ConcatDataset and RepeatDataset."""
-    if 'dataset' in cfg:
-        return inner_configs(cfg['dataset'])
-    if 'datasets' in cfg:
-        return [inner for dataset in cfg['datasets'] for inner in inner_configs(dataset)]
-    return [cfg]
-
-
-def find_faults(cfg):
-    """The faults of a data set's annotations, and the checks of its files."""
-    dataset = DATASETS.build(dict(cfg, lazy_init=True))
-    if not hasattr(dataset, 'find_faults'):
-        raise ConfigError(
-            f'{cfg["type"]}: only data sets of mmfocal can be checked; write Checked before the name of '
-            "MMDetection's CocoDataset and CocoPanopticDataset or MMSegmentation's ADE20KDataset and "
-            'CityscapesDataset, or use LabelMapDataset'
-        )
-    return dataset.find_faults()
-
-
-def look_at_images(checks, workers):
-    """Decodes all files, in several processes."""
-    show = sys.stderr.isatty()
-    progress = ProgressBar(len(checks), file=sys.stderr if show else open(os.devnull, 'w'))
-    faults = []
-    with multiprocessing.get_context('fork').Pool(workers) as pool:
-        for found in pool.imap_unordered(operator.call, checks, chunksize=8):
-            faults += found
-            progress.update()
-    if show:
-        print(file=sys.stderr)
-    return sorted(faults, key=lambda fault: fault.file)
+MAX_MESSAGES = 20  # of one kind in the terminal; a JSON file takes all
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,48 +54,93 @@ def main(args: argparse.Namespace) -> None:
         UserError: If the config cannot be used.
     """
     import mmfocal.registration  # noqa: F401  registers what configs name
-    from mmfocal.datasets.validation.report import absent_files, counts
+    from mmfocal.datasets.validation.issues import count_by_kind
+    from mmfocal.datasets.wrappers import iterate_inner
     from mmfocal.engine import read_config
 
-    sys.stdout.reconfigure(errors='backslashreplace')  # for names that are no text
+    sys.stdout.reconfigure(errors='backslashreplace')  # for names that are not valid text
     cfg = read_config(args.config, args.cfg_options)
+    add_guards(cfg)
     init_default_scope(cfg.default_scope)
-    start, seen, faults, files = time.time(), [], [], 0
+    start, seen, issues, files = time.time(), [], [], 0
     for split in args.split:
-        for dataset in inner_configs((cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}):
+        for dataset in iterate_inner((cfg.get(f'{split}_dataloader') or {}).get('dataset') or {}):
             if not dataset or dataset in seen:
                 continue
             seen.append(dataset)
-            found, checks = find_faults(dataset)
-            found += look_at_images(checks, args.workers) if args.images else absent_files(checks)
-            faults += [(split, fault) for fault in found]
+            found, checks = _find_issues(dataset)
+            found += _decode_all(checks, args.workers) if args.images else _find_absent(checks)
+            issues += [(split, issue) for issue in found]
             files += len(checks)
     if not seen:
         raise ConfigError(f'{args.config} has no data set for {", ".join(args.split)}; name another --split')
-    by_kind = defaultdict(list)
-    for split, fault in faults:
-        by_kind[fault.level, fault.kind].append(f'{fault.level}: {fault.sentence} [{split}]')
-    for level in ('error', 'warning', 'note'):
-        for sentences in (lines for (of, _), lines in by_kind.items() if of == level):
-            print('\n'.join(sentences[:MOST]))
-            if len(sentences) > MOST:
-                print(f'{level}: … and {len(sentences) - MOST} more of this kind')
-    totals = counts([fault for _, fault in faults])
+    _print_messages(issues)
+    totals = count_by_kind(issue for _, issue in issues)
     for level, kinds in totals.items():
         print(f'{sum(kinds.values())} {level}s' + ''.join(f'\n  {number:7} {kind}' for kind, number in kinds.items()))
     what = 'decoded' if args.images else 'looked for, none decoded (--images)'
     print(f'{files} files of {len(seen)} data sets {what} in {time.time() - start:.1f} s')
     if args.json:
+        report = dict(
+            config=args.config,
+            files=files,
+            decoded=args.images,
+            counts=totals,
+            issues=[dict(issue._asdict(), split=split, entry=None, error=None) for split, issue in issues],
+        )
         with open(args.json, 'w') as file:
-            json.dump(
-                dict(
-                    config=args.config,
-                    files=files,
-                    decoded=args.images,
-                    counts=totals,
-                    faults=[dict(fault._asdict(), split=split, entry=None) for split, fault in faults],
-                ),
-                file,
-                indent=1,
-            )
+            json.dump(report, file, indent=1)
     raise SystemExit(1 if totals['error'] else 0)
+
+
+def _find_issues(cfg: dict) -> tuple[list, list]:
+    """Returns the issues of a data set's annotations or folders, and checks of its files."""
+    dataset = DATASETS.build(dict(cfg, lazy_init=True))
+    if not hasattr(dataset, 'find_issues'):
+        raise ConfigError(
+            f'{cfg["type"]}: only data sets of mmfocal can be checked; write Checked before the name of '
+            "MMDetection's CocoDataset and CocoPanopticDataset or MMSegmentation's ADE20KDataset and "
+            'CityscapesDataset, or use LabelMapDataset'
+        )
+    return dataset.find_issues()
+
+
+def _decode_all(checks: list, workers: int) -> list:
+    """Runs all checks of files in several processes, and returns their issues."""
+    show = sys.stderr.isatty()
+    progress = ProgressBar(len(checks), file=sys.stderr if show else open(os.devnull, 'w'))
+    issues = []
+    with multiprocessing.get_context('fork').Pool(workers) as pool:
+        for found in pool.imap_unordered(operator.call, checks, chunksize=8):
+            issues += found
+            progress.update()
+    if show:
+        print(file=sys.stderr)
+    return sorted(issues, key=lambda issue: issue.file)
+
+
+def _find_absent(checks: list) -> list:
+    """Returns an issue for each file that is missing or empty, without decoding the others."""
+    from mmfocal.datasets.validation.files import find_missing
+
+    paths = [check.args[0] for check in checks]
+    missing = set(find_missing(paths))
+    return [
+        issue
+        for index, (path, check) in enumerate(zip(paths, checks))
+        if index in missing or not os.path.getsize(path)
+        for issue in check()
+        if issue.file == path
+    ]
+
+
+def _print_messages(issues: list[tuple[str, object]]) -> None:
+    """Prints the messages by level and kind."""
+    by_kind = defaultdict(list)
+    for split, issue in issues:
+        by_kind[issue.level, issue.kind].append(f'{issue.level}: {issue.message} [{split}]')
+    for level in ('error', 'warning', 'note'):
+        for messages in (lines for (of, _), lines in by_kind.items() if of == level):
+            print('\n'.join(messages[:MAX_MESSAGES]))
+            if len(messages) > MAX_MESSAGES:
+                print(f'{level}: … and {len(messages) - MAX_MESSAGES} more of this kind')

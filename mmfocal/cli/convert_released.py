@@ -31,7 +31,7 @@ def main(args: argparse.Namespace) -> None:
     check_destination(args.dst)
     weights = backbone_weights(load_checkpoint(args.src), args.src)
     if weights.origin == 'swin':
-        raise CheckpointError(f'{args.src}: this is a Swin Transformer; load it with init_cfg')
+        raise CheckpointError(f'{args.src}: this is a Swin Transformer; use mmfocal convert swin')
     meta = dict(
         architecture=describe_architecture(weights.state_dict), source=str(args.src), conversion=f'from {weights.kind}'
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmfocal.cli.arguments import add_config, add_runner
+from mmfocal.cli.guards import add_guards
 from mmfocal.errors import ConfigError
 
 
@@ -39,6 +40,7 @@ def main(args: argparse.Namespace) -> None:
     from mmfocal.engine import load_config
 
     cfg = load_config(args)
+    add_guards(cfg)
     cfg.load_from = args.checkpoint
     segmentation = cfg.get('default_scope') == 'mmseg'
     if args.show or args.show_dir:

@@ -3,6 +3,7 @@
 import argparse
 
 from mmfocal.cli.arguments import add_config, add_runner
+from mmfocal.cli.guards import add_guards
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,7 @@ def main(args: argparse.Namespace) -> None:
     from mmfocal.errors import ConfigError
 
     cfg = load_config(args)
+    add_guards(cfg)
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:

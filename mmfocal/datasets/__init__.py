@@ -1,1 +1,1 @@
-"""The generated shapes data set, and checks of annotation and image files."""
+"""The generated shapes; COCO, panoptic and label-map data sets whose files are validated before training starts."""

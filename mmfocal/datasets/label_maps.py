@@ -1,65 +1,63 @@
-"""Images with label maps that are checked before training starts."""
+"""Images with label maps, validated before training starts."""
 
-import logging
 import os.path as osp
+from collections.abc import Callable
+from functools import partial
 
 from mmengine import fileio
-from mmengine.logging import print_log
 from mmseg.datasets import ADE20KDataset, BaseSegDataset, CityscapesDataset
 from mmseg.registry import DATASETS
 
-from mmfocal.datasets.validation import label_maps as label_map_checks
-from mmfocal.datasets.validation import report as check
-from mmfocal.datasets.validation.issues import StopOrSkip
+from mmfocal.datasets.bad_data import StopOrSkip
+from mmfocal.datasets.validation.files import check_exists
+from mmfocal.datasets.validation.images import find_image_issues, find_label_map_issues
+from mmfocal.datasets.validation.issues import Issue
 from mmfocal.errors import ConfigError, DataError, MissingFileError
 
 
 class CheckedLabelMaps(StopOrSkip):
-    """What the data sets below share: one clear sentence for each fault of their folders and classes.
+    """Mixin of the data sets below: one clear message for each issue of their folders and classes.
 
-    `LoadCheckedAnnotations` checks the label maps themselves. Nothing is looked for in folders that a remote
-    backend serves (`backend_args`, URLs).
+    `LoadCheckedAnnotations` validates the label maps themselves. Files that a remote backend serves (`backend_args`,
+    URLs) are not looked for.
 
     Args:
-        bad_data (str): `stop` at bad data, or `skip` it in training, as in `StopOrSkip`. Default: `stop`.
+        bad_data: `stop` at bad data, or `skip` it in training, as in `StopOrSkip`.
 
     Raises:
-        MissingFileError: If the data root, a folder of it, an image or a label map is absent.
+        MissingFileError: If the data root, a folder of it, an image or a label map is missing.
         DataError: If there is no image, or one cannot be decoded.
-        ConfigError: If there are no class names, unknown ones, or not a colour for each, or no folder of
-            label maps to train with.
+        ConfigError: If there are no class names, unknown ones, not a colour for each, or no label maps to train with.
     """
 
     @classmethod
-    def get_label_map(cls, new_classes=None):
+    def get_label_map(cls, new_classes: list[str] | tuple[str, ...] | None = None) -> dict | None:
         """Numbers the classes as MMSegmentation does, which calls this first of all."""
         if not new_classes or isinstance(new_classes, str):
             raise ConfigError(
-                f'metainfo.classes={new_classes!r}: {cls.__name__} needs the names of its '
-                "classes, in the order of the label maps' values; write "
-                "metainfo=dict(classes=('background', ...))"
+                f'metainfo.classes={new_classes!r}: {cls.__name__} needs the names of its classes, in the order of the '
+                "label maps' values; write metainfo=dict(classes=('background', ...))"
             )
         known = cls.METAINFO.get('classes', new_classes)
         unknown = [name for name in new_classes if name not in known]
         if unknown:
             raise ConfigError(
-                f'metainfo.classes: {unknown[0]!r} ({len(unknown)} of {len(new_classes)}) is '
-                f"not a class of {cls.__name__}; correct it, or set type='LabelMapDataset' for "
-                'classes of your own'
+                f'metainfo.classes: {unknown[0]!r} ({len(unknown)} of {len(new_classes)}) is not a class of '
+                f"{cls.__name__}; correct it, or set type='LabelMapDataset' for your own classes"
             )
         return super().get_label_map(new_classes)
 
-    def _update_palette(self):
+    def _update_palette(self) -> list:
         colours, classes = self._metainfo.get('palette', []), self._metainfo['classes']
         if self.label_map is None and len(colours) not in (0, len(classes)):
             raise ConfigError(
                 f'metainfo.palette has {len(colours)} colours for {len(classes)} classes; '
-                'write one [red, green, blue] a class, or palette=[] for random ones'
+                'write one [red, green, blue] per class, or palette=[] for random ones'
             )
         return super()._update_palette()
 
-    def load_data_list(self):
-        """Lists the images as MMSegmentation does, after a look whether their folders are there."""
+    def load_data_list(self) -> list[dict]:
+        """Lists the images as MMSegmentation does, after checking that their folders exist."""
         image_dir, label_dir = self._folders()
         if self._is_local():
             for key, path in (
@@ -68,7 +66,7 @@ class CheckedLabelMaps(StopOrSkip):
                 ('data_prefix.seg_map_path', label_dir),
             ):
                 if path:
-                    label_map_checks.check_path(path, self.data_root, key)
+                    check_exists(path, self.data_root, key)
         data_list = super().load_data_list()
         if not data_list and self.ann_file:
             raise DataError(f'{self.ann_file}: names no image; correct ann_file')
@@ -80,8 +78,8 @@ class CheckedLabelMaps(StopOrSkip):
             data_info.update(num_classes=len(self._metainfo['classes']), ignore_index=self.ignore_index)
         return data_list
 
-    def filter_data(self):
-        """Filters as MMSegmentation does, and checks that the files of what is left, and used, are there."""
+    def filter_data(self) -> list[dict]:
+        """Filters as MMSegmentation does, and checks that the files of what is left, and used, exist."""
         self.data_list = super().filter_data()
         if not self._is_local():
             return self.data_list
@@ -91,48 +89,58 @@ class CheckedLabelMaps(StopOrSkip):
                 'img_path',
                 image_dir,
                 self.img_suffix,
-                lambda absent, number: (
-                    f'{absent[0]}: image not found ({len(absent)} of {number} used from {self.ann_file} are missing); '
-                    'add them, or correct data_prefix.img_path or img_suffix'
-                ),
+                '{first}: image not found ({missing} of {number} used from ' + self.ann_file + ' are missing); '
+                'add them, or correct data_prefix.img_path or img_suffix',
             )
         if label_dir:
             self._check_files(
                 'seg_map_path',
                 label_dir,
                 self.seg_map_suffix,
-                lambda absent, number: (
-                    f'{absent[0]}: label map not found ({len(absent)} of {number} images have none); add them, remove '
-                    'the images, or correct data_prefix.seg_map_path or seg_map_suffix'
-                ),
+                '{first}: label map not found ({missing} of {number} images have none); add them, remove the images, '
+                'or correct data_prefix.seg_map_path or seg_map_suffix',
             )
         return self.data_list
 
-    def find_faults(self):
-        """All faults of the folders, and checks of the files, for `tools/check_dataset.py`."""
-        return check.label_map_faults(self)
+    def find_issues(self) -> tuple[list[Issue], list[Callable[[], list[Issue]]]]:
+        """Returns the issues of the folders, and checks of the files, for `tools/check_dataset.py`.
 
-    def _check_files(self, key, folder, suffix, sentence):
-        """Refuses files that are absent, or leaves out their images."""
+        The data set need not be loaded. Checks can be sent to another process; their first argument is a path.
+        """
+        try:
+            if not self._is_local():
+                raise DataError(f'{self.data_root}: is not on this machine; fetch the data set to check it')
+            data_list = self.load_data_list()
+        except (DataError, MissingFileError) as error:
+            return [Issue('folder', str(error), self.ann_file or self.data_root)], []
+        checks = []
+        for data_info in data_list:
+            path, label_path = data_info['img_path'], data_info.get('seg_map_path')
+            checks.append(partial(find_image_issues, path))
+            if label_path:
+                num_classes = len(self.label_map or ()) or data_info['num_classes']
+                first, ignore_index = int(data_info['reduce_zero_label']), data_info['ignore_index']
+                checks.append(partial(find_label_map_issues, label_path, path, num_classes, first, ignore_index))
+        return [], checks
+
+    def _check_files(self, key: str, folder: str, suffix: str, message: str) -> None:
+        """Refuses missing files, or leaves out their images."""
         used = self.data_list if self._indices is None else self._get_unserialized_subset(self._indices)
         paths = [data_info[key] for data_info in used]
-        absent = _missing(folder, suffix, paths)
-        if not absent:
+        missing = _find_missing(folder, suffix, paths)
+        if not missing:
             return
-        if not self._skips() or len(absent) == len(paths):
-            raise MissingFileError(sentence(absent, len(paths)))
-        if self._indices is None:  # else other images would move to those places; loading will skip them
-            print_log(
-                f"bad_data='skip' leaves out {len(absent)} of {len(paths)} images; the first: "
-                f'{sentence(absent, len(paths))}',
-                'current',
-                logging.WARNING,
-            )
-            absent = set(absent)
-            self.data_list = [data_info for data_info in self.data_list if data_info[key] not in absent]
+        message = message.format(first=missing[0], missing=len(missing), number=len(paths))
+        if not self.skips_bad_data or len(missing) == len(paths):
+            raise MissingFileError(message)
+        if self._indices is None:  # else other images would take those places; loading will skip them
+            issues = [Issue('missing file', f'{path}: not found', folder, entry=('images', 0)) for path in missing[1:]]
+            self._report([Issue('missing file', message, folder, entry=('images', 0)), *issues], folder)
+            bad = set(missing)
+            self.data_list = [data_info for data_info in self.data_list if data_info[key] not in bad]
 
-    def _folders(self):
-        """The folders of images and of label maps, the latter None for test images that have none."""
+    def _folders(self) -> tuple[str, str | None]:
+        """Returns the folders of images and of label maps; the latter is None for test images that have none."""
         image_dir, label_dir = (self.data_prefix.get(key) for key in ('img_path', 'seg_map_path'))
         if not image_dir or not label_dir and not self.test_mode:
             raise ConfigError(
@@ -141,33 +149,32 @@ class CheckedLabelMaps(StopOrSkip):
             )
         return image_dir, label_dir
 
-    def _is_local(self):
+    def _is_local(self) -> bool:
         return self._reads_locally(self._folders()[0])
 
 
 @DATASETS.register_module()
 class CheckedADE20KDataset(CheckedLabelMaps, ADE20KDataset):
-    """MMSegmentation's `ADE20KDataset`, checked."""
+    """MMSegmentation's `ADE20KDataset`, validated."""
 
 
 @DATASETS.register_module()
 class CheckedCityscapesDataset(CheckedLabelMaps, CityscapesDataset):
-    """MMSegmentation's `CityscapesDataset`, checked."""
+    """MMSegmentation's `CityscapesDataset`, validated."""
 
 
 @DATASETS.register_module()
 class LabelMapDataset(CheckedLabelMaps, BaseSegDataset):
-    """Any folder of images with a folder of label maps: PNG files of the same names, whose values are indices
-    of `metainfo.classes`.
+    """A folder of images with a folder of label maps: files of the same names, whose values index `metainfo.classes`.
 
-    Colours for pictures come from `metainfo.palette`, or else are drawn at random, the same each time.
-    Arguments are `BaseSegDataset`'s.
+    Colours for pictures come from `metainfo.palette`, or else are drawn at random, the same each time. Arguments are
+    those of `BaseSegDataset`.
     """
 
 
-def _missing(folder, suffix, paths):
-    """Which of these paths are not there; the folder is listed once."""
+def _find_missing(folder: str, suffix: str, paths: list[str]) -> list[str]:
+    """Returns the paths that do not exist; the folder is listed once."""
     names = fileio.list_dir_or_file(folder, list_dir=False, suffix=suffix, recursive=True)
-    there = {osp.join(folder, name) for name in names}
-    # The second question is for names that start with a dot, and file systems that match in another case.
-    return [path for path in paths if path not in there and not osp.exists(path)]
+    existing = {osp.join(folder, name) for name in names}
+    # Names may start with a dot, and file systems may match names in another case.
+    return [path for path in paths if path not in existing and not osp.exists(path)]

@@ -1,8 +1,9 @@
 from mmfocal.engine.bad_data import BadDataHook
 from mmfocal.engine.checkpoint_hook import SafeCheckpointHook
 from mmfocal.engine.checkpointer import Checkpointer, check_compatible, find_latest_valid_checkpoint
-from mmfocal.engine.command_line import load_config, one_sentence_errors, read_config
+from mmfocal.engine.command_line import load_config, read_config
 from mmfocal.engine.divergence import DivergenceHook
+from mmfocal.engine.error_messages import one_sentence_errors
 from mmfocal.engine.host_memory import HostMemoryHook
 from mmfocal.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from mmfocal.engine.out_of_memory import explain_out_of_memory

@@ -369,7 +369,7 @@ def find_latest_valid_checkpoint(work_dir: str) -> str | None:
 
 
 def _own_checkpoints(work_dir: str) -> list[str]:
-    """Returns the checkpoints to resume from, the latest first; not best and published ones, which hold only weights."""
+    """Returns the checkpoints to resume from, the latest first; best and published ones hold only weights."""
     note = Path(work_dir, LATEST)
     named = note.read_text(encoding='utf-8', errors='replace').strip() if note.is_file() else ''
     if '://' in named:

@@ -12,29 +12,29 @@ from mmfocal.errors import ConfigError
 
 
 def shard_model(model: nn.Module, units: Sequence[str]) -> None:
-    """Divides a model's parameters among all processes, in place, by PyTorch's FSDP. Its state dict stays whole.
+    """Shards a model's parameters among all processes, in place, by PyTorch's FSDP. Its state dict stays complete.
 
     All processes have to call `state_dict` and `load_state_dict` together, and load the same.
 
     Args:
-        model (nn.Module): On its device, with the same weights in all processes.
-        units (Sequence[str]): Names of classes of submodules. One is whole during its own forward and
-            backward alone; what is in none of them is so during the whole iteration.
+        model: On its device, with the same weights in all processes.
+        units: Class names of submodules, each gathered for its own forward and backward only; other parameters
+            are gathered during the whole iteration.
 
     Raises:
         ConfigError: If the model has no submodule of such a class.
     """
     parts = [module for module in model.modules() if type(module).__name__ in units]
-    absent = set(units) - {type(module).__name__ for module in parts}
-    if absent or not parts:
-        absent = ' and no '.join(sorted(absent)) or 'unit'
+    missing = set(units) - {type(module).__name__ for module in parts}
+    if missing or not parts:
+        missing = ' and no '.join(sorted(missing)) or 'unit'
         raise ConfigError(
-            f'fsdp_units={list(units)}: the model has no {absent}; name classes of its blocks, as FocalBlock'
+            f'fsdp_units={list(units)}: the model has no {missing}; name classes of its blocks, such as FocalBlock'
         )
     shapes = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.dim() == 0:  # FSDP takes none; a vector of one element broadcasts alike
+            if parameter.dim() == 0:  # FSDP refuses scalars; one element broadcasts alike
                 setattr(module, name, nn.Parameter(parameter.detach().reshape(1), parameter.requires_grad))
     mesh = init_device_mesh(next(model.parameters()).device.type, (torch.distributed.get_world_size(),))
     for module in (*parts, model):
@@ -42,26 +42,26 @@ def shard_model(model: nn.Module, units: Sequence[str]) -> None:
 
     shards = dict(model.named_parameters(remove_duplicate=False))
     for name, shard in shards.items():
-        shard.whole_shape = shapes[name]
+        shard.full_shape = shapes[name]
 
     def gather(module, state_dict, prefix, local_metadata):
         for name, shard in shards.items():
-            state_dict[prefix + name] = _whole(state_dict[prefix + name], shard)
+            state_dict[prefix + name] = _gathered(state_dict[prefix + name], shard)
 
-    def divide(module, state_dict, prefix, *args):
+    def shard_again(module, state_dict, prefix, *args):
         for name, shard in shards.items():
             if prefix + name in state_dict:
-                state_dict[prefix + name] = _divided(state_dict[prefix + name], shard)
+                state_dict[prefix + name] = _sharded(state_dict[prefix + name], shard)
 
     model.register_state_dict_post_hook(gather)
-    model.register_load_state_dict_pre_hook(divide)
+    model.register_load_state_dict_pre_hook(shard_again)
 
 
 def shard_optimizer(optim_wrapper: OptimWrapper) -> None:
-    """Makes a sharded model's optimizer have the whole model's state dict, and log the norm of all gradients.
+    """Makes a sharded model's optimizer save and load complete states, and log the norm of all gradients.
 
     Args:
-        optim_wrapper (OptimWrapper): Of the model that `shard_model` had.
+        optim_wrapper: Of a model after `shard_model`.
     """
     shards = [shard for group in optim_wrapper.param_groups for shard in group['params']]
 
@@ -75,27 +75,27 @@ def shard_optimizer(optim_wrapper: OptimWrapper) -> None:
         return {**state_dict, 'state': state}
 
     optimizer = optim_wrapper.optimizer
-    optimizer.register_state_dict_post_hook(lambda _, state_dict: convert(state_dict, _whole))
-    optimizer.register_load_state_dict_pre_hook(lambda _, state_dict: convert(state_dict, _divided))
+    optimizer.register_state_dict_post_hook(lambda _, state_dict: convert(state_dict, _gathered))
+    optimizer.register_load_state_dict_pre_hook(lambda _, state_dict: convert(state_dict, _sharded))
 
     if optim_wrapper.clip_grad_kwargs:
         clip = optim_wrapper.clip_func
 
-        def clip_and_gather_the_norm(*args, **kwargs):
-            # MMEngine logs float() of the norm, which would be of this process' shards alone.
+        def clip_and_gather_norm(*args, **kwargs):
+            # MMEngine logs float() of the norm, which would be that of this process' shards only.
             norm = clip(*args, **kwargs)
             return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
-        optim_wrapper.clip_func = clip_and_gather_the_norm
+        optim_wrapper.clip_func = clip_and_gather_norm
 
 
-def _whole(value: Any, shard: DTensor) -> Any:
-    """A sharded parameter's value, or one of the optimizer's of it, on the CPU."""
-    return value.full_tensor().cpu().reshape(shard.whole_shape) if isinstance(value, DTensor) else value
+def _gathered(value: Any, shard: DTensor) -> Any:
+    """Returns a sharded parameter's complete value, or that of its optimizer state, on the CPU."""
+    return value.full_tensor().cpu().reshape(shard.full_shape) if isinstance(value, DTensor) else value
 
 
-def _divided(value: Any, shard: DTensor) -> Any:
-    """The opposite; what does not have the parameter's shape, as another model's weight, stays."""
-    if isinstance(value, DTensor) or not isinstance(value, Tensor) or value.shape != shard.whole_shape:
+def _sharded(value: Any, shard: DTensor) -> Any:
+    """Returns the opposite; a value of another shape, such as another model's weight, is left as it is."""
+    if isinstance(value, DTensor) or not isinstance(value, Tensor) or value.shape != shard.full_shape:
         return value
     return distribute_tensor(value.to(shard.device).reshape(shard.shape), shard.device_mesh, shard.placements)

@@ -9,7 +9,7 @@ from mmfocal.memory import peak_resident_memory
 
 @HOOKS.register_module()
 class HostMemoryHook(Hook):
-    """Logs the peak resident memory of the process in MB as `memory` where there is no GPU, whose memory MMEngine logs."""
+    """Logs the peak resident memory of the process in MB as `memory`, where there is no GPU."""
 
     priority = 'NORMAL'
 

@@ -1,4 +1,4 @@
-"""SIGTERM, by which a cluster preempts a job: training saves and exits, its data loaders' workers live on until then."""
+"""SIGTERM, by which a cluster preempts a job: training saves and exits, and its workers live until then."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ class Preemption:
 
     @contextmanager
     def exit_at_once(self) -> Iterator[None]:
-        """Exits as soon as SIGTERM arrives within the block, or before it starts, since there is nothing to be saved."""
+        """Exits as soon as SIGTERM arrives within the block, or before it, since nothing has to be saved."""
         self._exits_at_once = True
         if self.requested:
             raise SystemExit(EXIT_CODE)

@@ -20,6 +20,7 @@ from mmfocal.engine.fsdp import shard_model, shard_optimizer
 from mmfocal.engine.launchers import set_up_process_group
 from mmfocal.engine.workers import WorkerInit
 from mmfocal.errors import CheckpointError
+from mmfocal.ops import mmcv_ops
 from mmfocal.weights import register_safe_loaders
 
 RESUMABLE_LOOPS = dict(EpochBasedTrainLoop='ResumableEpochLoop', IterBasedTrainLoop='ResumableIterLoop')
@@ -45,6 +46,11 @@ class FocalRunner(Runner):
         register_safe_loaders()  # before anything of this runner reads a checkpoint
         set_up_process_group(self._launcher)
         super().setup_env(env_cfg)
+
+    def _log_env(self, env_cfg: dict) -> None:
+        super()._log_env(env_cfg)
+        if operators := mmcv_ops.describe():
+            self.logger.info(operators)
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
         """As MMEngine's; None switches a hook off by its name, also one that MMEngine does not know."""

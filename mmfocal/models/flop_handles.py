@@ -37,7 +37,7 @@ def _baddbmm(inputs: list[Any], outputs: list[Any]) -> int:
 
 
 def _deformable_convolution(weight: int) -> Callable[[list[Any], list[Any]], int]:
-    """Returns a handle that counts the product with the weight, input number `weight`, but not the sampling before it."""
+    """Returns a handle that counts the product with the weight, input number `weight`, but not the sampling."""
 
     def count(inputs: list[Any], outputs: list[Any]) -> int:
         batch, _, *size = get_shape(outputs[0])

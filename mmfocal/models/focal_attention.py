@@ -14,6 +14,8 @@ class FocalAttention(nn.Module):
     See `FocalBlock` for the arguments.
     """
 
+    bias_index0: Tensor
+
     def __init__(
         self,
         dim: int,

@@ -16,6 +16,7 @@ from mmfocal.ops.focal_attention import BACKENDS, Layout
 from mmfocal.weights.backbone import load_backbone_weights
 
 PerStage = Sequence[int]
+LOADING_OPTIONS = ('interpolate', 'new_bias')
 UNSET = ('', 'unset')  # what a config says where the environment variable of its weights is not there
 
 
@@ -24,18 +25,19 @@ class FocalTransformer(BaseModule):
     """Focal Transformer backbone for dense prediction, https://arxiv.org/abs/2107.00641.
 
     Args:
-        arch: 'tiny', 'small', 'base', 'large', or dict(embed_dims=…, depths=…, num_heads=…): channels of the first stage,
-            and the number of blocks and of heads, one per stage. Defaults to 'tiny'.
+        arch: 'tiny', 'small', 'base', 'large', or dict(embed_dims=…, depths=…, num_heads=…): channels of the first
+            stage, and the number of blocks and of heads, one per stage. Defaults to 'tiny'.
         in_channels: Channels of the images. Defaults to 3.
         window_size: Side of an attention window, in tokens; one value, or one per stage. Defaults to 7.
         expand_sizes: Tokens that the fine level reaches beyond each side of a window, one per stage. The released
             classifiers have (3, 3, 3, 0). Defaults to (3, 3, 3, 3).
-        focal_levels: 1 for the fine level alone, 2 for one pooled level more, …, one per stage. Defaults to (2, 2, 2, 2).
+        focal_levels: 1 for the fine level alone, 2 for one pooled level more, …; one per stage.
+            Defaults to (2, 2, 2, 2).
         focal_windows: Side of the first pooled level's region, in pooled tokens, odd, one per stage.
             Defaults to (7, 5, 3, 1).
         focal_pool: How sub-windows are pooled: 'fc', with learned weights, or 'mean'. Defaults to 'fc'.
-        border: What the fine level sees beyond the map: 'wrap', its opposite edge, as the released weights were trained;
-            'mask', nothing. Defaults to 'wrap'.
+        border: What the fine level sees beyond the map: 'wrap', its opposite edge, as in the released code; 'mask',
+            nothing. Defaults to 'wrap'.
         use_shift: Whether odd blocks shift their windows as Swin does (the paper's Table 9). Defaults to False.
         mlp_ratio: Hidden channels of the MLP over its channels. Defaults to 4.
         qkv_bias: Whether the q, k, v projection has a bias. Defaults to True.
@@ -44,18 +46,23 @@ class FocalTransformer(BaseModule):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Defaults to 0.2.
         conv_embed: Whether stem (7×7) and downsampling (3×3) are overlapping convolutions. Defaults to False.
         layer_scale: Initial value of a block's two per-channel gains; None for no gains. Defaults to None.
+        downsample: What halves the map between two stages: 'conv', a convolution, or 'merge', Swin's merging of patches
+            (not with conv_embed or pre_norm), with which Swin's weights fit exactly. Defaults to 'conv'.
         pre_norm: Whether a GroupNorm(1, C) precedes the convolution of a downsampling. Defaults to False.
         out_indices: The stages, 0 to 3, whose maps are returned, each after a LayerNorm. Defaults to (0, 1, 2, 3).
         frozen_stages: −1: none; 0: the stem is frozen; i: stages up to the i-th as well. Defaults to −1.
         with_cp: Whether blocks are recomputed in backward, to save memory. Defaults to False.
         attention_backend: 'auto', or a backend of `mmfocal.ops.focal_attention`. Defaults to 'auto'.
-        init_cfg: dict(type='Pretrained', checkpoint=FILE_OR_URL) loads a released Focal checkpoint or one of ours;
-            checkpoint='none' trains from scratch. Other initializers of MMEngine may precede it in a list. Defaults to None.
+        init_cfg: dict(type='Pretrained', checkpoint=FILE_OR_URL) loads a released Focal checkpoint, one of ours, or a
+            Swin Transformer's as a start; checkpoint='none' trains from scratch. `interpolate=True` interpolates tables
+            of another window size; `new_bias` is the initial bias of the keys that Swin does not have. A list may name
+            other initializers of MMEngine too. Defaults to None.
 
     Raises:
         ConfigError: If an argument cannot work.
     """
 
+    init_cfg: dict | list[dict] | None
     archs = {
         'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
         'small': dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
@@ -82,6 +89,7 @@ class FocalTransformer(BaseModule):
         drop_path_rate: float = 0.2,
         conv_embed: bool = False,
         layer_scale: float | None = None,
+        downsample: str = 'conv',
         pre_norm: bool = False,
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
@@ -94,6 +102,9 @@ class FocalTransformer(BaseModule):
         layouts = _make_layouts(window_size, expand_sizes, focal_levels, focal_windows, border)
         out_indices = _parse_out_indices(out_indices)
         _check_choice('focal_pool', focal_pool, ('fc', 'mean'))
+        _check_choice('downsample', downsample, ('conv', 'merge'))
+        if downsample == 'merge' and (conv_embed or pre_norm):
+            raise ConfigError("FocalTransformer: downsample='merge' excludes conv_embed and pre_norm; drop them")
         _check_choice('attention_backend', attention_backend, ('auto', *BACKENDS))
         _check_choice('frozen_stages', frozen_stages, range(-1, 5))
         for name, rate in dict(
@@ -105,14 +116,13 @@ class FocalTransformer(BaseModule):
         self.in_channels = in_channels
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
-        checkpoint, _ = _split_init_cfg(init_cfg)
-        self._awaits_weights = checkpoint not in (None, 'none', *UNSET)
+        pretrained, _ = _split_init_cfg(init_cfg)
+        self._awaits_weights = pretrained is not None and pretrained['checkpoint'] not in ('none', *UNSET)
 
         dims = [embed_dims * 2**i for i in range(4)]
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
-        stem = dict(kernel_size=7, padding=2) if conv_embed else dict(kernel_size=4, padding=0)
-        downsampling = dict(kernel_size=3, padding=1) if conv_embed else dict(kernel_size=2, padding=0)
-        self.patch_embed = PatchEmbed(in_channels, dims[0], stride=4, **stem)
+        kernel_sizes, paddings = ((7, 3), (2, 1)) if conv_embed else ((4, 2), (0, 0))  # of the stem, of a downsampling
+        self.patch_embed = PatchEmbed(in_channels, dims[0], kernel_sizes[0], stride=4, padding=paddings[0])
         self.drop_after_embed = nn.Dropout(drop_rate)
         self.stages = nn.ModuleList()
         for i in range(4):
@@ -133,10 +143,12 @@ class FocalTransformer(BaseModule):
                 )
                 for j in range(depths[i])
             ]
-            downsample = None
-            if i < 3:
-                downsample = PatchEmbed(dims[i], dims[i + 1], stride=2, pre_norm=pre_norm, **downsampling)
-            self.stages.append(FocalStage(blocks, downsample, with_cp))
+            down: nn.Module | None = None
+            if i < 3 and downsample == 'merge':
+                down = PatchMerging(dims[i], dims[i + 1])
+            elif i < 3:
+                down = PatchEmbed(dims[i], dims[i + 1], kernel_sizes[1], 2, paddings[1], pre_norm)
+            self.stages.append(FocalStage(blocks, down, with_cp))
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(dims[i]))
         self._freeze()
@@ -181,22 +193,24 @@ class FocalTransformer(BaseModule):
             ConfigError: If the checkpoint's name is empty.
             CheckpointError: If the file cannot be read or is of another model.
         """
-        checkpoint, others = _split_init_cfg(self.init_cfg)
-        if checkpoint is None:
+        pretrained, others = _split_init_cfg(self.init_cfg)
+        if pretrained is None:
             super().init_weights()
             return
+        checkpoint = pretrained['checkpoint']
         if checkpoint in UNSET:
             name = f'FOCAL_{self.arch.upper()}'
             raise ConfigError(
-                f'no weights for the Focal-{self.arch} backbone: set the environment variable {name} to the path or URL '
-                f'of a checkpoint, or to none ({name}=none) to train from scratch'
+                f'no weights for the Focal-{self.arch} backbone: set the environment variable {name} to the path or '
+                f'URL of a checkpoint, or to none ({name}=none) to train from scratch'
             )
         if others:
             init_cfg, self.init_cfg = self.init_cfg, others
             super().init_weights()
             self.init_cfg = init_cfg
         if checkpoint != 'none':
-            load_backbone_weights(self, checkpoint)
+            options = {name: pretrained[name] for name in LOADING_OPTIONS if name in pretrained}
+            load_backbone_weights(self, checkpoint, **options)
         self.is_init = True
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
@@ -206,10 +220,7 @@ class FocalTransformer(BaseModule):
     def _warn_if_not_initialised(self) -> None:
         self._awaits_weights = False
         if not self.is_init:
-            warnings.warn(
-                f'FocalTransformer: the weights that init_cfg names are not loaded: {_split_init_cfg(self.init_cfg)[0]}; '
-                'call init_weights() first'
-            )
+            warnings.warn('FocalTransformer: the weights that init_cfg names are not loaded; call init_weights() first')
 
     def train(self, mode: bool = True) -> 'FocalTransformer':
         super().train(mode)
@@ -235,8 +246,8 @@ class PatchEmbed(nn.Module):
         out_channels: Channels of the output.
         kernel_size: Side of the convolution's kernel.
         stride: Stride of the convolution.
-        padding: Padding of the convolution on all sides. If 0, the input is padded at its bottom and right so that none of
-            it is lost.
+        padding: Padding of the convolution on all sides. If 0, the input is padded at its bottom and right so that
+            none of it is lost.
         pre_norm: Whether a GroupNorm(1, in_channels) comes first. Defaults to False.
     """
 
@@ -265,6 +276,27 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
+class PatchMerging(nn.Module):
+    """Swin's downsampling: a LayerNorm and a linear layer on each 2×2 tokens, https://arxiv.org/abs/2103.14030.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * in_channels)
+        self.reduction = nn.Linear(4 * in_channels, out_channels, bias=False)
+        nn.init.trunc_normal_(self.reduction.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, in_channels) → (B, ⌈H/2⌉, ⌈W/2⌉, out_channels); zeros at the bottom and right make sides even."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))  # (B, h, row, w, column, C)
+        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
+
+
 class FocalStage(nn.Module):
     """Blocks at one resolution, then the downsampling to the next.
 
@@ -281,7 +313,7 @@ class FocalStage(nn.Module):
         self.with_cp = with_cp
 
     def forward(self, x: Tensor, downsample: bool) -> tuple[Tensor, Tensor | None]:
-        """(B, h, w, C) → the output (B, h, w, C), and the next stage's input (B, h/2, w/2, 2C) if `downsample`, else None."""
+        """(B, h, w, C) → the output (B, h, w, C), and if `downsample` the next stage's input (B, h/2, w/2, 2C)."""
         for block in self.blocks:
             x = cp.checkpoint(block, x, use_reentrant=False) if self.with_cp and torch.is_grad_enabled() else block(x)
         return x, self.downsample(x) if downsample and self.downsample is not None else None
@@ -304,6 +336,9 @@ class FocalBlock(nn.Module):
         layer_scale: Initial value of the branches' per-channel gains; None for no gains.
         backend: Backend of the attention operator.
     """
+
+    gamma_1: nn.Parameter | None
+    gamma_2: nn.Parameter | None
 
     def __init__(
         self,
@@ -371,7 +406,8 @@ def _parse_arch(arch: str | dict, archs: dict[str, dict]) -> tuple[int, PerStage
         _check_integer(f'arch.num_heads[{i}]', heads)
         if embed_dims * 2**i % heads:
             raise ConfigError(
-                f'FocalTransformer: arch.num_heads[{i}]={heads} does not divide the {embed_dims * 2**i} channels of stage {i}'
+                f'FocalTransformer: arch.num_heads[{i}]={heads} does not divide the {embed_dims * 2**i} channels '
+                f'of stage {i}'
             )
     return embed_dims, depths, num_heads
 
@@ -404,8 +440,8 @@ def _parse_out_indices(out_indices: int | Sequence[int]) -> tuple[int, ...]:
     return indices
 
 
-def _split_init_cfg(init_cfg: dict | Sequence[dict] | None) -> tuple[str | None, list[dict]]:
-    """Returns the checkpoint of a `Pretrained` initializer (None without one) and the other initializers."""
+def _split_init_cfg(init_cfg: dict | Sequence[dict] | None) -> tuple[dict | None, list[dict]]:
+    """Returns the `Pretrained` initializer, with its checkpoint as a string, and the other initializers."""
     cfgs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or ())
     if not all(isinstance(cfg, dict) for cfg in cfgs):
         raise ConfigError(f'FocalTransformer: init_cfg must be a dict or a list of dicts, got {init_cfg!r}')
@@ -414,9 +450,15 @@ def _split_init_cfg(init_cfg: dict | Sequence[dict] | None) -> tuple[str | None,
         return None, cfgs
     if len(pretrained) > 1:
         raise ConfigError('FocalTransformer: init_cfg names two checkpoints; keep one')
+    unknown = set(pretrained[0]) - {'type', 'checkpoint', 'prefix', 'map_location', *LOADING_OPTIONS}
+    if unknown:
+        raise ConfigError(
+            f'FocalTransformer: init_cfg has no option {min(unknown)}; there are {", ".join(LOADING_OPTIONS)}'
+        )
     if pretrained[0].get('prefix', 'backbone.').rstrip('.') != 'backbone':
-        raise ConfigError("FocalTransformer: init_cfg: prefix must be 'backbone.'; it is found by itself, leave it out")
-    return str(pretrained[0].get('checkpoint') or ''), [cfg for cfg in cfgs if cfg is not pretrained[0]]
+        raise ConfigError("FocalTransformer: init_cfg: the only prefix is 'backbone.', found by itself; remove prefix")
+    checkpoint = str(pretrained[0].get('checkpoint') or '')
+    return dict(pretrained[0], checkpoint=checkpoint), [cfg for cfg in cfgs if cfg is not pretrained[0]]
 
 
 def _check_integer(name: str, value: int) -> None:

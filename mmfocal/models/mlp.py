@@ -60,7 +60,7 @@ class Mlp(nn.Module):
 
 
 def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Returns whether a module is of exactly this class (a parametrised one is not), without hooks or a `forward` of its own."""
+    """Returns whether a module is of exactly this class, which a parametrised one is not, and nobody hooked into it."""
     return type(module) is kind and not (
         module._forward_hooks
         or module._forward_pre_hooks
@@ -71,7 +71,7 @@ def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _has_plain_parameters(linear: nn.Module, dtype: torch.dtype) -> bool:
-    """Returns whether a linear layer has a weight and a bias on the CPU, neither a subclass of tensors (quantised, sharded)."""
+    """Returns whether weight and bias are plain tensors on the CPU, neither quantised nor sharded."""
     return all(
         type(parameter) in (nn.Parameter, Tensor) and parameter.dtype == dtype and parameter.device.type == 'cpu'
         for parameter in (linear.weight, linear.bias)

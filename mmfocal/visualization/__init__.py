@@ -1,1 +1,1 @@
-"""Pictures of what a network sees; behind tools/visualize.py."""
+"""Pictures of what a network sees."""

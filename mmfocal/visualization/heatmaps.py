@@ -1,7 +1,8 @@
-"""`tools/visualize.py heatmaps`: corner heatmaps and foreground maps of RepPoints V2, as predicted and as annotated."""
+"""Draws corner heatmaps and foreground maps of RepPoints V2, predicted and annotated."""
 
 import argparse
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -18,8 +20,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from mmcv.transforms import Compose
 from mmdet.registry import DATASETS, MODELS
+from mmdet.structures import DetDataSample
 from mmdet.utils import get_test_pipeline_cfg
-from mmengine.config import ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
@@ -32,20 +35,20 @@ from mmfocal.models.reppoints_v2 import RepPointsV2Head
 from mmfocal.weights import register_safe_loaders
 
 _COLOURS = colormaps['inferno'](np.linspace(0, 1, 256))
-_COLOURS[:, 3] = np.linspace(0, 1.7, 256).clip(max=0.85)  # the image shows through low values
+_COLOURS[:, 3] = np.linspace(0, 1.7, 256).clip(max=0.85)  # the image is visible through low values
 HEAT = ListedColormap(_COLOURS)
-MARKS = '#00e5ff'  # cyan, which is in no heatmap
+MARKS = '#00e5ff'  # cyan, which no heatmap contains
 
 
 @dataclass
 class Maps:
-    """What the head predicts of an image, or its targets.
+    """Predictions of the head for an image, or its targets.
 
     Args:
-        boxes (InstanceData): `bboxes` (n, 4), xyxy in the input's pixels, `labels` (n,) and, of predictions, `scores` (n,).
-        ignored (Tensor): Boxes that are ignored, (m, 4).
-        corners (list[Tensor]): A level's heatmaps each, (2, H, W), of top-left and bottom-right corners, 0 to 1.
-        foreground (list[Tensor]): A level's maps each, (num_classes, H, W), 0 to 1.
+        boxes: `bboxes` (n, 4), xyxy in pixels of the input, `labels` (n,) and, for predictions, `scores` (n,).
+        ignored: Ignored boxes, (m, 4).
+        corners: Heatmaps of top-left and bottom-right corners, one (2, H, W) per level, 0 to 1.
+        foreground: Foreground maps, one (num_classes, H, W) per level, 0 to 1.
     """
 
     boxes: InstanceData
@@ -55,27 +58,27 @@ class Maps:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `tools/visualize.py heatmaps`."""
-    parser.add_argument('config', help='config file of a detector with RepPointsV2Head')
+    """Adds the arguments."""
+    parser.add_argument('config', help='config of a detector with RepPointsV2Head: a file or a name')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('image', help="image file; of an image of the config's data sets the targets are drawn as well")
-    parser.add_argument('--out', help="the picture (default: work_dirs/heatmaps/, the image's name and .png)")
+    parser.add_argument('image', help="image file; targets are drawn too if it is in one of the config's data sets")
+    parser.add_argument('--out', help='the picture to write (default: work_dirs/heatmaps/IMAGE.png)')
     parser.add_argument(
         '--levels',
         nargs='+',
         type=int,
         metavar='LEVEL',
-        help='levels that are drawn, 0 is the finest (default: 0 1, whose corners verify the boxes of coarser ones)',
+        help='levels to draw, 0 is the finest (default: 0 1)',
     )
     parser.add_argument(
         '--score-thr',
         type=float,
         default=0.3,
         metavar='SCORE',
-        help='lowest score of boxes, corners and classes that are marked (default: 0.3)',
+        help='lowest score of boxes, corners and classes to mark (default: 0.3)',
     )
     parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: cuda where there is a GPU'
+        '--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: cuda if there is a GPU'
     )
     parser.add_argument(
         '--cfg-options',
@@ -91,13 +94,13 @@ def main(args: argparse.Namespace) -> None:
     """Draws the picture, and prints where it is and what it shows.
 
     Args:
-        args (argparse.Namespace): Of `add_arguments`.
+        args: Of `add_arguments`.
 
     Raises:
-        MissingFileError: If the config, the checkpoint or the image is absent.
-        DataError: If the image is no image, or a data set of the config is broken.
+        MissingFileError: If the config, the checkpoint or the image does not exist.
+        DataError: If the image cannot be decoded, or a data set of the config is damaged.
         CheckpointError: If the checkpoint cannot be read, or is of another model.
-        ConfigError: If the config does not have a `RepPointsV2Head`, or an argument cannot work.
+        ConfigError: If the config has no `RepPointsV2Head`, or an argument cannot be used.
     """
     out = Path(args.out or f'work_dirs/heatmaps/{Path(args.image).stem}.png')
     _check(args, out)
@@ -115,8 +118,8 @@ def main(args: argparse.Namespace) -> None:
     data, classes, ann_file, absent = _load_image(cfg, args.image)
     if len(classes) != model.bbox_head.num_classes:
         raise ConfigError(
-            f'{args.config}: the head has num_classes={model.bbox_head.num_classes}, and the data set {len(classes)} classes; '
-            'correct num_classes or metainfo.classes'
+            f'{args.config}: the head has num_classes={model.bbox_head.num_classes} and the data set {len(classes)} '
+            'classes; correct num_classes or metainfo.classes'
         )
     pixels, halves = make_maps(model, data, args.score_thr, annotated=bool(ann_file))
     title = f'{args.image} at {pixels.shape[1]} × {pixels.shape[0]} pixels, {args.checkpoint}'
@@ -124,22 +127,22 @@ def main(args: argparse.Namespace) -> None:
     with _written(out):
         figure.savefig(out, dpi=100)
     if ann_file:
-        print(f'{out}: predictions and targets (of {ann_file})')
+        print(f'{out}: predictions and targets (from {ann_file})')
     else:
-        print('; '.join([f"{out}: predictions only, as {args.image} is in none of the config's data sets", *absent]))
+        print('; '.join([f"{out}: predictions only; {args.image} is in none of the config's data sets", *absent]))
 
 
 def make_maps(model: nn.Module, data: dict, score_thr: float, annotated: bool) -> tuple[np.ndarray, dict[str, Maps]]:
-    """Runs the detector on an image, and makes the targets of its annotations.
+    """Runs the detector on an image, and computes the targets of its annotations.
 
     Args:
-        model (nn.Module): A detector with `RepPointsV2Head`.
-        data (dict): What the test pipeline made of the image: `inputs` (3, H, W), BGR, and `data_samples`.
-        score_thr (float): Lowest score of a box.
-        annotated (bool): Whether to make targets, of `gt_instances`.
+        model: A detector with `RepPointsV2Head`.
+        data: Output of the test pipeline: `inputs` (3, H, W), BGR, and `data_samples`.
+        score_thr: Lowest score of a box.
+        annotated: Whether to compute targets, from `gt_instances`.
 
     Returns:
-        tuple[np.ndarray, dict[str, Maps]]: The padded image (H, W, 3), RGB, 0 to 255; 'predicted' and, if wanted, 'annotated'.
+        The padded image (H, W, 3), RGB, 0 to 255; the maps 'predicted' and, if asked for, 'annotated'.
     """
     batch = model.data_preprocessor(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]), False)
     inputs, sample = batch['inputs'], batch['data_samples'][0]
@@ -160,8 +163,8 @@ def make_maps(model: nn.Module, data: dict, score_thr: float, annotated: bool) -
     return pixels, maps
 
 
-def _targets(head, sample, sizes):
-    """What the head is trained towards for an image, from the head's own functions."""
+def _targets(head: RepPointsV2Head, sample: DetDataSample, sizes: list[tuple[int, int]]) -> Maps:
+    """Returns the training targets of an image, computed by the head's own methods."""
     gt_instances = sample.gt_instances
     points, valid = head.get_points(sizes, [sample.metainfo], gt_instances.bboxes.device)
     top_left, bottom_right = head.get_heatmap_targets(points, valid, [gt_instances])
@@ -172,16 +175,16 @@ def _targets(head, sample, sizes):
     return Maps(gt_instances, sample.ignored_instances.bboxes, corners, foreground)
 
 
-def _check(args, out):
-    """Raises, in one sentence, what does not need the model to be known."""
+def _check(args: argparse.Namespace, out: Path) -> None:
+    """Raises for mistakes that are visible without the model, which takes seconds to build."""
     if not Path(args.image).is_file():
         raise MissingFileError(f'{args.image}: no such image; check the path')
     if cv2.imread(args.image) is None:
         raise DataError(
-            f'{args.image}: OpenCV cannot read this as an image; name a whole image file, such as a JPEG or PNG'
+            f'{args.image}: OpenCV cannot decode the image; name a complete image file, such as a JPEG or PNG'
         )
     if out.suffix[1:] not in Figure().canvas.get_supported_filetypes():
-        raise ConfigError(f'--out: {out} is no kind of picture that matplotlib writes; end it in .png or .jpg')
+        raise ConfigError(f'--out: matplotlib cannot write {out}; use the suffix .png or .jpg')
     try:
         torch.empty(0, device=args.device)
     except (RuntimeError, AssertionError) as error:  # torch's words differ from build to build
@@ -191,27 +194,29 @@ def _check(args, out):
 
 
 @contextmanager
-def _written(path):
+def _written(path: Path) -> Iterator[None]:
+    """Turns an error of writing into one line."""
     try:
         yield
     except OSError as error:
         raise ConfigError(
-            f'--out: {path} cannot be written ({error.strerror}); name a file in a folder that you may write to'
+            f'--out: {path} cannot be written ({error.strerror}); name a file in a folder with write permission'
         ) from error
 
 
-def _load_model(cfg, args):
+def _load_model(cfg: Config, args: argparse.Namespace) -> nn.Module:
     """Builds the detector and loads its weights."""
     init_default_scope(cfg.get('default_scope', 'mmdet'))
     model = MODELS.build(cfg.model) if 'model' in cfg else None
     if not isinstance(getattr(model, 'bbox_head', None), RepPointsV2Head):
         raise ConfigError(
-            f'{args.config}: model.bbox_head is no RepPointsV2Head, the only one with corner heatmaps; name a config such as '
-            'configs/reppointsv2_focal_tiny_3x.py'
+            f'{args.config}: model.bbox_head is not a RepPointsV2Head, the only one with corner heatmaps; '
+            'name a config such as reppointsv2_focal_tiny_3x'
         )
     if not cfg.get('test_dataloader') or not cfg.model.get('train_cfg'):
         raise ConfigError(
-            f'{args.config}: needs test_dataloader, for its pipeline, and model.train_cfg, which says how targets are made'
+            f'{args.config}: test_dataloader or model.train_cfg is missing; the one has the pipeline, the other says '
+            'how targets are computed'
         )
     register_safe_loaders()
     checkpoint = load_checkpoint(model, args.checkpoint, map_location='cpu', logger='silent')
@@ -219,11 +224,15 @@ def _load_model(cfg, args):
     return model.to(args.device).eval()
 
 
-def _load_image(cfg, path):
-    """What the test pipeline makes of an image, with its annotations if a data set of the config has it; the names of the classes; the
-    annotations' file, or None; and sentences on data sets that are not there."""
+def _load_image(cfg: Config, path: str) -> tuple[dict, list[str], str | None, list[str]]:
+    """Runs the test pipeline on an image.
+
+    Returns:
+        Its output, with annotations if a data set of the config has the image; names of the classes; the annotation
+        file, or None; messages about data sets that do not exist.
+    """
     loading, *others = get_test_pipeline_cfg(cfg)
-    # Test pipelines may load annotations after resizing, in the original image's pixels, for evaluation.
+    # For evaluation, test pipelines may load annotations after resizing, in pixels of the original image.
     annotations = [step for step in others if step.type.endswith('LoadAnnotations')] or [
         dict(type='LoadAnnotations', with_bbox=True)
     ]
@@ -240,7 +249,7 @@ def _load_image(cfg, path):
                     dict(settings, pipeline=[loading, *annotations, *others], test_mode=True, serialize_data=False)
                 )
             except MissingFileError as error:
-                absent.append(f'{loader} was not looked through: {error}')
+                absent.append(f'{loader} was not searched: {error}')
                 continue
             for i, data_info in enumerate(data_set.data_list):
                 if os.path.realpath(data_info['img_path']) == real_path:
@@ -249,8 +258,8 @@ def _load_image(cfg, path):
     return Compose([loading, *others])(dict(img_path=path, img_id=0)), classes, None, absent
 
 
-def _plain_data_sets(settings):
-    """The data sets within wrappers such as `RepeatDataset` and `ConcatDataset`."""
+def _plain_data_sets(settings: dict) -> list[dict]:
+    """Returns the data sets inside wrappers such as `RepeatDataset` and `ConcatDataset`."""
     if 'dataset' in settings:
         return _plain_data_sets(settings['dataset'])
     if 'datasets' in settings:
@@ -267,19 +276,19 @@ def draw(
     classes: list[str],
     score_thr: float,
 ) -> Figure:
-    """Draws boxes, corner heatmaps and foreground maps over an image: a row a level, predictions above targets.
+    """Draws boxes, corner heatmaps and foreground maps over an image: one row per level, predictions above targets.
 
     Args:
-        title (str): Of the whole picture.
-        pixels (np.ndarray): The padded image (H, W, 3), RGB, 0 to 255.
-        halves (dict[str, Maps]): What to draw, each under its name.
-        levels (list[int]): Which levels.
-        strides (list[int]): Pixels a cell, of all levels.
-        classes (list[str]): Names.
-        score_thr (float): Lowest value that is marked or named.
+        title: Title of the picture.
+        pixels: The padded image (H, W, 3), RGB, 0 to 255.
+        halves: Maps to draw, by name.
+        levels: Levels to draw.
+        strides: Pixels per cell, of all levels.
+        classes: Names of the classes.
+        score_thr: Lowest value to mark or name.
 
     Returns:
-        Figure: For `savefig`.
+        The figure, for `savefig`.
     """
     rows, large = len(levels), min(len(levels), 2)  # boxes are drawn larger where there are rows for it
     ratio = min(max(pixels.shape[0] / pixels.shape[1], 0.2), 5)
@@ -308,13 +317,9 @@ def draw(
             for column, corner in enumerate(('top-left', 'bottom-right')):
                 axis = figure.add_subplot(grid[row, 1 + column])
                 heatmap = maps.corners[level][column]
-                _draw_heat(
-                    axis, grey, heatmap, stride, stride / 2
-                )  # a cell's point is at the cell's middle in this picture
-                # Rings, as one cell is a speck in a large image.
-                y, x = (
-                    (heatmap == F.max_pool2d(heatmap[None], 3, 1, 1)[0]) & (heatmap >= score_thr)
-                ).nonzero().T.cpu().numpy() * stride
+                _draw_heat(axis, grey, heatmap, stride, stride / 2)  # the point of a cell is drawn at its middle
+                is_peak = (heatmap == F.max_pool2d(heatmap[None], 3, 1, 1)[0]) & (heatmap >= score_thr)
+                y, x = is_peak.nonzero().T.cpu().numpy() * stride  # ringed, since a cell of a large image is tiny
                 axis.plot(
                     x,
                     y,
@@ -341,7 +346,7 @@ def draw(
     return figure
 
 
-def _draw_boxes(axis, pixels, name, maps, classes, score_thr):
+def _draw_boxes(axis: Axes, pixels: np.ndarray, name: str, maps: Maps, classes: list[str], score_thr: float) -> None:
     axis.imshow(pixels, extent=(0, pixels.shape[1], pixels.shape[0], 0))
     axis.set_anchor('N')
     labels = [classes[label] for label in maps.boxes.labels]
@@ -350,7 +355,7 @@ def _draw_boxes(axis, pixels, name, maps, classes, score_thr):
     for boxes, style in ((maps.boxes.bboxes, dict(color=MARKS)), (maps.ignored, dict(color='white', linestyle='--'))):
         for left, top, right, bottom in boxes.tolist():
             axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, linewidth=1.3, **style))
-    for (left, top, *_), label in reversed(list(zip(maps.boxes.bboxes.tolist(), labels))):  # the best on top
+    for (left, top, *_), label in reversed(list(zip(maps.boxes.bboxes.tolist(), labels))):  # the best is on top
         axis.text(
             left,
             top,
@@ -366,7 +371,7 @@ def _draw_boxes(axis, pixels, name, maps, classes, score_thr):
     axis.tick_params(labelsize=7)
 
 
-def _draw_heat(axis, grey, heatmap, stride, shift):
+def _draw_heat(axis: Axes, grey: np.ndarray, heatmap: Tensor, stride: int, shift: float) -> None:
     height, width = grey.shape[:2]
     rows, columns = heatmap.shape
     axis.imshow(grey, extent=(0, width, height, 0))

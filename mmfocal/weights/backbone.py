@@ -65,7 +65,8 @@ def load_backbone_weights(
     resized = _interpolate(state_dict, target) if interpolate else []
     started: list[str] = []
     if loaded.origin == 'swin':
-        _check_shapes(state_dict, target, path)
+        kept = {name: value for name, value in state_dict.items() if '.downsample.' not in name}
+        _check_shapes(kept, target, path)  # what new parts are derived from
         complete = start_from_swin(state_dict, target, new_bias)
         started = [name for name in complete if name not in state_dict]
         state_dict = complete
@@ -195,6 +196,8 @@ def _check_shapes(state_dict: Mapping[str, Tensor], target: Mapping[str, Tensor]
             if name == 'patch_embed.proj.weight' and found[:2] == wanted[:2]:
                 file, model = (side != 4 for side in (found[2], wanted[2]))
                 advice = f'; the file has conv_embed={file}, the model conv_embed={model}: set conv_embed={file}'
+            elif '.downsample.norm.' in name and found[0] != wanted[0]:
+                advice = f"; set downsample='{'merge' if found[0] == 2 * wanted[0] else 'conv'}'"
             elif name.endswith('.window_bias_table') and found[0] == wanted[0]:
                 window = (round(found[1] ** 0.5) + 1) // 2
                 advice = (

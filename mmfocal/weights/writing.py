@@ -51,23 +51,26 @@ def write_weights(path: str | Path, state_dict: Mapping[str, Tensor], meta: Mapp
     write_atomically(path, content.getvalue())
 
 
+def find_arch(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Returns `embed_dims`, `depths` and `num_heads` of a backbone's state dict, `FocalTransformer`'s `arch`."""
+    depths, heads = [], []
+    for stage in range(4):
+        names = (re.match(rf'stages\.{stage}\.blocks\.(\d+)\.', name) for name in state_dict)
+        depths.append(len({match[1] for match in names if match}))
+        heads.append(state_dict[f'stages.{stage}.blocks.0.attn.window_bias_table'].shape[0])
+    return dict(embed_dims=len(state_dict['patch_embed.proj.weight']), depths=tuple(depths), num_heads=tuple(heads))
+
+
 def describe_architecture(state_dict: Mapping[str, Tensor]) -> str:
-    """Returns a backbone's architecture in words: its widths, depths, heads and the options that shapes tell.
+    """Returns the arguments of `FocalTransformer` that shapes tell, in words.
 
     Args:
         state_dict: A Focal backbone's, in this project's names.
     """
-    stem = state_dict['patch_embed.proj.weight']
-    depths, heads = [], []
-    for stage in range(4):
-        blocks = {match[1] for name in state_dict if (match := re.match(rf'stages\.{stage}\.blocks\.(\d+)\.', name))}
-        depths.append(len(blocks))
-        heads.append(state_dict[f'stages.{stage}.blocks.0.attn.window_bias_table'].shape[0])
     window = (round(state_dict['stages.0.blocks.0.attn.window_bias_table'].shape[1] ** 0.5) + 1) // 2
-    options = f'conv_embed={stem.shape[2] != 4}'
+    options = find_arch(state_dict) | dict(window_size=window)
     if 'stages.0.downsample.reduction.weight' in state_dict:
-        options = "downsample='merge'"
-    return (
-        f'FocalTransformer: embed_dims={stem.shape[0]}, depths={tuple(depths)}, num_heads={tuple(heads)}, '
-        f'window_size={window}, {options}'
-    )
+        options['downsample'] = 'merge'
+    else:
+        options['conv_embed'] = state_dict['patch_embed.proj.weight'].shape[2] != 4
+    return f'FocalTransformer: {", ".join(f"{key}={value!r}" for key, value in options.items())}'

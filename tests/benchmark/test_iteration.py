@@ -2,6 +2,8 @@
 
 import argparse
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,24 @@ def test_annotations_for_masks_and_stuff(monkeypatch, name, stuff):
     if stuff:
         labels = sample.gt_sem_seg.sem_seg
         assert labels.shape == (1, 64, 96) and ((labels >= 80) & (labels < 133)).all() and len(labels.unique()) > 3
+
+
+def test_predictions_with_chosen_operators():
+    code = "import sys; from mmfocal import cli; sys.argv[0] = 'mmfocal'; cli.main()"
+    options = [
+        '--size',
+        '64x96',
+        '--batch',
+        '1',
+        '--repeats',
+        '1',
+        '--device',
+        'cpu',
+        '--test',
+        '--mmcv-ops',
+        'pytorch',
+    ]
+    command = [sys.executable, '-c', code, 'benchmark', 'iteration', 'mask_rcnn_focal_nano_shapes', *options]
+    done = subprocess.run(command, cwd=CONFIGS.parent, capture_output=True, text=True)
+    assert 'MMCV operators: PyTorch; medians of 1' in done.stdout, done.stderr
+    assert re.search(r'\nprediction +[\d.]+ ms\npeak memory', done.stdout)

@@ -221,4 +221,4 @@ def test_data_and_evaluation(name, monkeypatch):
     assert metrics == expected
     best = 'coco/bbox_mAP' if kind == 'instances' else 'coco_panoptic/PQ'
     assert cfg.default_hooks.checkpoint.save_best == best
-    assert 'CheckPanopticClassesHook' in [hook.type for hook in cfg.default_hooks.values()]
+    assert 'CheckClassesHook' in [hook.type for hook in cfg.default_hooks.values()]

@@ -226,7 +226,7 @@ def test_nano(name, monkeypatch):
 
 def test_hooks():
     cfg = load('upernet_focal_tiny_160k_ade20k')
-    assert {'HostMemoryHook', 'DivergenceHook', 'BadDataHook', 'CheckSegmentationHook'} <= {
+    assert {'HostMemoryHook', 'DivergenceHook', 'BadDataHook', 'CheckClassesHook'} <= {
         hook.type for hook in cfg.default_hooks.values()
     }
     assert not cfg.default_hooks.checkpoint.by_epoch and cfg.default_hooks.checkpoint.save_best == 'mIoU'

@@ -128,7 +128,7 @@ def test_the_file_is_parsed_once(config, monkeypatch):
 @pytest.mark.parametrize('test_mode', [False, True])
 def test_a_missing_root(tmp_path, monkeypatch, test_mode):
     monkeypatch.setenv('COCO_ROOT', f'{tmp_path}/coco/')
-    with pytest.raises(MissingFileError, match='^COCO_ROOT=.*/coco/: folder not found; set COCO_ROOT or see'):
+    with pytest.raises(MissingFileError, match='^COCO_ROOT=.*/coco/: folder not found; set COCO_ROOT'):
         CheckedCocoDataset(
             ann_file='annotations/a.json',
             data_root=f'{tmp_path}/coco/',
@@ -146,7 +146,7 @@ def test_a_missing_annotation_file(config, tmp_path):
 def test_a_truncated_annotation_file(config, tmp_path):
     text = (tmp_path / 'train.json').read_text()
     (tmp_path / 'train.json').write_text(text[: len(text) // 2])
-    with pytest.raises(DataError, match='/train.json: not JSON, or cut short'):
+    with pytest.raises(DataError, match='/train.json: not JSON, or truncated'):
         CheckedCocoDataset(**config)
 
 

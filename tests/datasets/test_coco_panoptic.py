@@ -17,11 +17,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import BaseLoop
 
 from mmfocal.datasets import coco_panoptic
-from mmfocal.datasets.coco_panoptic import (
-    CheckedCocoPanopticDataset,
-    CheckedCocoPanopticMetric,
-    CheckPanopticClassesHook,
-)
+from mmfocal.datasets.class_checks import CheckClassesHook
+from mmfocal.datasets.coco_panoptic import CheckedCocoPanopticDataset, CheckedCocoPanopticMetric
 from mmfocal.errors import ConfigError, DataError, MissingFileError
 
 ROOT = Path(__file__).parents[2]
@@ -144,14 +141,14 @@ def test_without_panopticapi_training_and_testing_say_so(command, tmp_path, monk
     with pytest.raises(SystemExit, match='1'):
         runpy.run_path(str(ROOT / 'tools' / script), run_name='__main__')
     assert capsys.readouterr().err.splitlines()[-1] == (
-        'error: CheckedCocoPanopticDataset needs the package panopticapi, which is not installed, and which '
-        'PyPI does not have: pip install git+https://github.com/cocodataset/panopticapi.git'
+        'error: CheckedCocoPanopticDataset needs panopticapi, which is not on PyPI: '
+        'pip install git+https://github.com/cocodataset/panopticapi.git'
     )
 
 
 def test_a_missing_root(config, tmp_path, monkeypatch):
     monkeypatch.setenv('COCO_ROOT', f'{tmp_path}/coco/')
-    with pytest.raises(MissingFileError, match='^COCO_ROOT=.*/coco/: folder not found; set COCO_ROOT or see'):
+    with pytest.raises(MissingFileError, match='^COCO_ROOT=.*/coco/: folder not found; set COCO_ROOT'):
         CheckedCocoPanopticDataset(**{**config, 'data_root': f'{tmp_path}/coco/'})
 
 
@@ -220,8 +217,12 @@ def test_things_and_stuff_are_the_files(config, coco, tmp_path):
     coco['categories'].reverse()
     write(tmp_path, coco)
     config['metainfo'] = dict(METAINFO, classes=('sky', 'box', 'disc'), thing_classes=('box', 'disc'))
-    with pytest.raises(DataError, match='/train.json: has a category of stuff before one of things; list'):
+    sentence = r"^metainfo.classes: list all things first; write classes=\('box', 'disc', 'sky'\)$"
+    with pytest.raises(ConfigError, match=sentence):
         CheckedCocoPanopticDataset(**config)
+    config['metainfo'] = METAINFO
+    dataset = CheckedCocoPanopticDataset(**config)
+    assert dataset.cat2label == {3: 0, 5: 1, 9: 2}, 'categories are matched by name, whatever their order'
     del coco['categories'][0]['isthing']
     write(tmp_path, coco)
     with pytest.raises(DataError, match='category 9 lacks isthing'):
@@ -236,13 +237,14 @@ def test_the_evaluators_files(config, tmp_path, monkeypatch):
     with pytest.raises(MissingFileError, match='/none: folder not found; set seg_prefix of'):
         CheckedCocoPanopticMetric(f'{root}train.json', seg_prefix=f'{root}none')
     monkeypatch.setattr(coco_panoptic, 'find_spec', lambda name: None)
-    with pytest.raises(ConfigError, match='^CheckedCocoPanopticMetric needs the package panopticapi'):
+    with pytest.raises(ConfigError, match='^CheckedCocoPanopticMetric needs panopticapi'):
         CheckedCocoPanopticMetric(f'{root}train.json')
 
 
 class Loop(BaseLoop):
     def __init__(self, metainfo):
         self.dataloader = SimpleNamespace(dataset=SimpleNamespace(metainfo=metainfo))
+        self.evaluator = SimpleNamespace(metrics=[])
 
     def run(self):
         pass
@@ -250,7 +252,7 @@ class Loop(BaseLoop):
 
 def check(model, train=METAINFO, val=METAINFO):
     loops = dict(_train_loop=Loop(train), _val_loop=Loop(val), _test_loop=dict(type='TestLoop'))
-    CheckPanopticClassesHook().before_run(SimpleNamespace(model=model, **loops))
+    CheckClassesHook().before_run(SimpleNamespace(model=model, **loops))
 
 
 def model_of(name, **options):
@@ -274,17 +276,17 @@ def test_heads_of_panoptic_fpn():
         options['model.roi_head.mask_head.num_classes'] = 80
         check(torch.nn.DataParallel(model_of('panoptic_fpn_r50_1x', **options)))
     assert str(error.value) == (
-        'model.roi_head.mask_head.num_classes is 80 and should be 2, '
-        'model.semantic_head.num_stuff_classes is 53 and should be 1: '
-        'train_dataloader.dataset has 2 classes of things and 1 of stuff (its metainfo)'
+        'model.roi_head.mask_head.num_classes=80 (should be 2), '
+        'model.semantic_head.num_stuff_classes=53 (should be 1): '
+        'train_dataloader.dataset has 2 thing and 1 stuff classes (metainfo.classes); set them in model'
     )
 
 
 def test_heads_of_mask2former_of_things_alone():
     with pytest.raises(ConfigError) as error:
         check(model_of('mask2former_instance_focal_tiny_50e'), *[dict(classes=('disc', 'box'))] * 2)
-    assert 'model.panoptic_head.num_things_classes is 80 and should be 2' in str(error.value)
-    assert 'model.panoptic_head.loss_cls.class_weight has 81 numbers and should have 3' in str(error.value)
+    assert 'model.panoptic_head.num_things_classes=80 (should be 2)' in str(error.value)
+    assert 'len(model.panoptic_head.loss_cls.class_weight)=81 (should be 3)' in str(error.value)
     assert 'num_stuff_classes' not in str(error.value)
 
 
@@ -304,7 +306,7 @@ def test_images_with_bad_segments_are_left_out(config, coco, tmp_path):
     'change, sentence',
     [
         (dict(bbox=[1, 2, float('nan'), 4]), r'segment 70000 of image 1 has bbox \[1, 2, nan, 4\] and area 1280'),
-        (dict(id=700), 'image 1 has a segment with the id 700; write a whole number'),
+        (dict(id=700), 'image 1 has a segment with the id 700; write a unique integer'),
         (dict(id=[1]), r'image 1 has a segment with the id \[1\]'),
     ],
 )
@@ -324,7 +326,7 @@ def test_a_png_of_segments_that_is_damaged_while_training(config, tmp_path, cont
         path.write_bytes(content)
     elif content is not None:
         cv2.imwrite(str(path), content)
-    sentence = r': 41 x 32 px, and its' if isinstance(content, np.ndarray) else r' \(image 1\): not'
+    sentence = r': 41 x 32 px, but its' if isinstance(content, np.ndarray) else r' \(image 1\): not'
     with pytest.raises((DataError, MissingFileError), match=f'^{path}{sentence}'):
         stops[0]
     assert skips[0]['data_samples'].img_id == 2 and str(path) in skips[0]['data_samples'].skipped[0]
@@ -340,12 +342,12 @@ def test_the_check_of_the_data_set_lists_all(config, coco, tmp_path):
     coco['annotations'][0]['segments_info'][0]['bbox'] = None
     coco['annotations'][1]['segments_info'][0]['category_id'] = 4
     write(tmp_path, coco)
-    faults, checks = CheckedCocoPanopticDataset(**config, lazy_init=True).find_faults()
-    assert [(fault.kind, fault.image, fault.annotation) for fault in faults if fault.level == 'error'] == [
-        ('box that is not numbers', 1, 700),
+    issues, checks = CheckedCocoPanopticDataset(**config, lazy_init=True).find_issues()
+    assert [(issue.kind, issue.image, issue.annotation) for issue in issues if issue.level == 'error'] == [
+        ('invalid box', 1, 700),
         ('unknown category', 2, 700),
     ]
     assert len(checks) == 4
     config['metainfo'] = dict(METAINFO, stuff_classes=())
-    faults, _ = CheckedCocoPanopticDataset(**config, lazy_init=True).find_faults()
-    assert faults[0].kind == 'box that is not numbers' and any(fault.kind == 'classes' for fault in faults)
+    issues, _ = CheckedCocoPanopticDataset(**config, lazy_init=True).find_issues()
+    assert {issue.kind for issue in issues} >= {'invalid box', 'classes'}

@@ -23,4 +23,4 @@ def test_another_folder_is_not_overwritten(tmp_path):
         [sys.executable, SCRIPT, '--work-dir', tmp_path], capture_output=True, text=True, timeout=120
     )
     assert process.returncode == 1
-    assert process.stderr == f'error: {tmp_path} is there already: remove it, or name another --work-dir\n'
+    assert process.stderr == f'error: {tmp_path} exists already; remove it or choose another --work-dir\n'

@@ -33,10 +33,10 @@ def test_sentences_and_counts(runner):
     assert count(runner) == 0 and not runner.told
     hook.before_train_iter(runner, 0, batch('a', 'b'))
     assert count(runner) == 2
-    assert runner.told == [f"bad_data='skip': another sample takes the place of {name}" for name in 'ab']
+    assert runner.told == [f"bad_data='skip': another sample replaces {name}" for name in 'ab']
     hook.before_train_iter(runner, 0, batch('a', *'cdefg'))
     assert count(runner) == 8 and len(runner.told) == 6
-    assert runner.told[5] == 'Others are only counted; tools/check_dataset.py --images lists all.'
+    assert runner.told[5] == 'Others are only counted; mmfocal check-dataset --images lists all.'
 
 
 def test_a_resumed_training_goes_on_counting(runner):

@@ -41,12 +41,13 @@ def test_what_a_gpu_says(monkeypatch):
         '15.77 GiB of which 1.00 GiB is free.'
     )
     assert explained(error) == (
-        'iteration 7: the GPU is out of memory (2.50 GiB more were asked for) with 2 images of 800x1216, 736x1333 pixels; '
-        'set model.backbone.with_cp=True, or make train_dataloader.batch_size smaller, with as many more '
-        'optim_wrapper.accumulative_counts, or train with --amp, or make the images of train_pipeline smaller'
+        'iteration 7: the GPU is out of memory (2.50 GiB more requested) with 2 images of 800x1216, 736x1333 '
+        'pixels; set model.backbone.with_cp=True, or lower train_dataloader.batch_size and raise '
+        'optim_wrapper.accumulative_counts by the same factor, or train with --amp, or resize to smaller images in '
+        'train_pipeline'
     )
     done = explained(error, with_cp=True, batch_size=1, dtype=torch.bfloat16)
-    assert done.endswith('pixels; make the images of train_pipeline smaller')
+    assert done.endswith('pixels; resize to smaller images in train_pipeline')
     assert 'testing: the GPU is' in explained(error, training=False)
     assert 'test_dataloader.batch_size' in explained(error, training=False)
     for words in ('CUDA error: out of memory', 'CUDNN_STATUS_ALLOC_FAILED', 'CUBLAS_STATUS_ALLOC_FAILED'):
@@ -70,9 +71,7 @@ def test_other_errors_and_other_batches():
 
 
 def test_numpy_without_memory():
-    with pytest.raises(
-        OutOfMemoryError, match=r'machine is out of memory \(64.0 PiB more were asked for\) with 2 images'
-    ):
+    with pytest.raises(OutOfMemoryError, match=r'machine is out of memory \(64.0 PiB more requested\) with 2 images'):
         with explain_out_of_memory(runner(), BATCH):
             np.zeros(2**56, np.uint8)
 
@@ -116,7 +115,7 @@ def test_a_machine_without_memory(tmp_path):
     )
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert done.stderr.splitlines()[-1] == (
-        'error: iteration 2: the machine is out of memory (96.0 GiB more were asked for) with 2 images of 256x256, 256x256 '
-        'pixels; make train_dataloader.batch_size smaller, with as many more optim_wrapper.accumulative_counts, or make '
-        'the images of train_pipeline smaller'
+        'error: iteration 2: the machine is out of memory (96.0 GiB more requested) with 2 images of 256x256, '
+        '256x256 pixels; lower train_dataloader.batch_size and raise optim_wrapper.accumulative_counts by the same '
+        'factor, or resize to smaller images in train_pipeline'
     )

@@ -109,7 +109,7 @@ def test_earlier_batches_are_not_read_again(tmp_path, by_epoch):
     train(tmp_path / 'killed', log=tmp_path / 'second.txt', **options)
     whole, first, second = ((tmp_path / f'{name}.txt').read_text().split() for name in ('whole', 'first', 'second'))
     assert len(whole) == 60 and len(first) == 32
-    # The eighth iteration was over, but its checkpoint not written: that hook comes before the one that killed, so it was.
+    # The hook that saves comes before the one that kills: the eighth iteration is saved.
     assert first + second == whole
 
 

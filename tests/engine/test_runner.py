@@ -41,6 +41,12 @@ def test_auto_scale_lr_counts_accumulation(tmp_path, accumulated, rate):
     assert runner.optim_wrapper.param_groups[0]['lr'] == pytest.approx(rate)
 
 
+def test_the_log_says_which_operators_of_mmcv_run(tmp_path):
+    FocalRunner(Linear(), tmp_path, experiment_name='operators')
+    (log,) = tmp_path.glob('*/*.log')
+    assert log.read_text().count('MMCV operators: ') == 1
+
+
 def test_units_that_the_model_has_not():
     with pytest.raises(ConfigError, match=r"fsdp_units=\['Linear', 'Block'\]: the model has no Block; name classes"):
         shard_model(Linear(), ['Linear', 'Block'])

@@ -94,11 +94,11 @@ def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def train(name: str, out: str, options: dict = {}) -> nn.Module:
+def train(name: str, out: str, options: dict | None = None) -> nn.Module:
     cfg = read_config(
         NANO,
         OPTIONS
-        | options
+        | (options or {})
         | dict(
             runner_type='FocalRunner',
             launcher='pytorch',

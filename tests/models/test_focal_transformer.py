@@ -1,6 +1,11 @@
+import warnings
+
 import pytest
 import torch
+from mmengine.config import ConfigDict
+from mmengine.model import PretrainedInit
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.runner import load_checkpoint
 from torch import nn
 
 from mmfocal.errors import ConfigError
@@ -9,6 +14,7 @@ from mmfocal.models.focal_transformer import FocalBlock
 from mmfocal.ops.focal_attention import Layout
 
 NANO = dict(embed_dims=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 4))
+IMAGE = torch.linspace(-2, 2, 3 * 40 * 50).sin().view(1, 3, 40, 50)
 
 
 def nano(**kwargs):
@@ -285,3 +291,84 @@ def test_init_cfg_of_linear_layers_leaves_the_pooling_a_mean():
     attention = model.stages[0].blocks[0].attn
     torch.testing.assert_close(attention.pool_layers[0].weight, torch.full((1, 49), 1 / 49))
     assert attention.qkv.weight.std() > 0.1
+
+
+@pytest.mark.parametrize(
+    'options, same',
+    [
+        (dict(out_indices=3), dict(out_indices=(3,))),
+        (dict(out_indices=[1, 2]), dict(out_indices=(1, 2))),
+        (dict(window_size=[7, 7, 7, 7]), dict(window_size=7)),
+        (dict(expand_sizes=[3, 3, 3, 0]), dict(expand_sizes=(3, 3, 3, 0))),
+        (dict(focal_levels=[2, 2, 1, 1]), dict(focal_levels=(2, 2, 1, 1))),
+        (dict(arch={key: list(value) if key != 'embed_dims' else value for key, value in NANO.items()}), {}),
+        (dict(arch=ConfigDict(NANO), focal_windows=ConfigDict(a=[7, 5, 3, 1]).a), {}),
+    ],
+)
+def test_spellings_of_an_argument(options, same):
+    model, expected = nano(**options), nano(**same)
+    assert model.out_indices == expected.out_indices
+    assert str(model) == str(expected)
+    for out, expected_out in zip(model(IMAGE), expected(IMAGE), strict=True):
+        torch.testing.assert_close(out, expected_out, rtol=0, atol=0)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(1)
+    torch.save(FocalTransformer(arch=NANO).state_dict(), tmp_path / 'backbone.pth')
+    return tmp_path / 'backbone.pth'
+
+
+@pytest.mark.parametrize('as_list', [False, True])
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
+@pytest.mark.parametrize('others', [[], [dict(type='Constant', val=5.0, layer='Linear')]])
+def test_spellings_of_init_cfg(kind, as_list, others, checkpoint):
+    pretrained = dict(type=kind, checkpoint=checkpoint, prefix='backbone.')
+    model = nano(init_cfg=[pretrained, *others] if as_list or others else pretrained)
+    model.init_weights()
+    expected = torch.load(checkpoint)
+    assert model.is_init
+    for name, value in model.state_dict().items():
+        assert value.equal(expected[name]), name
+
+
+@pytest.mark.parametrize(
+    'init_cfg, sentence',
+    [
+        ('backbone.pth', 'init_cfg must be a dict or a list of dicts'),
+        ([dict(type='Pretrained', checkpoint=file) for file in 'ab'], 'init_cfg names two checkpoints; keep one'),
+        (dict(type='Pretrained', checkpoint='a', file='b'), 'init_cfg has no option file; there are '),
+        (dict(type='Pretrained', checkpoint='a', prefix='neck.'), "the only prefix is 'backbone.'"),
+    ],
+)
+def test_bad_init_cfg(init_cfg, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        nano(init_cfg=init_cfg)
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_weights_that_were_not_loaded_are_reported_once(training, checkpoint):
+    model = nano(init_cfg=[dict(type=PretrainedInit, checkpoint=checkpoint)]).train(training)
+    with pytest.warns(
+        UserWarning, match=r'the weights that init_cfg names are not loaded; call init_weights\(\) first'
+    ):
+        model(IMAGE)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model(IMAGE)
+
+
+@pytest.mark.parametrize('load', ['init_weights', 'load_state_dict', 'load_checkpoint', 'from scratch'])
+def test_weights_that_were_loaded_are_not_reported(load, checkpoint):
+    name = 'none' if load == 'from scratch' else str(checkpoint)
+    model = nano(init_cfg=dict(type='Pretrained', checkpoint=name))
+    if load == 'init_weights':
+        model.init_weights()
+    elif load == 'load_state_dict':
+        model.load_state_dict(torch.load(checkpoint))
+    elif load == 'load_checkpoint':
+        load_checkpoint(nn.ModuleDict(dict(backbone=model)), str(checkpoint), revise_keys=[(r'^', 'backbone.')])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        model(IMAGE)

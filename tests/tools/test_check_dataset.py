@@ -1,4 +1,4 @@
-"""tools/check_dataset.py lists all faults of the data sets of the project's configs, as a user runs it."""
+"""tools/check_dataset.py lists all issues of the data sets of the project's configs, as a user runs it."""
 
 import json
 import os
@@ -62,7 +62,7 @@ def check(monkeypatch, capfd, tmp_path):
     """Runs the tool; gives the exit code, what it printed, and its JSON."""
 
     def run(config, *options):
-        report = tmp_path / 'faults.json'
+        report = tmp_path / 'issues.json'
         arguments = [str(TOOL), str(CONFIGS / f'{config}.py'), '--workers', '2', '--json', str(report), *options]
         monkeypatch.setattr(sys, 'argv', arguments)
         with pytest.raises(SystemExit) as end:
@@ -78,12 +78,12 @@ def check(monkeypatch, capfd, tmp_path):
 @pytest.mark.parametrize('options', [[], ['--images']])
 def test_sound_data(data, check, config, options):
     code, out, report = check(config, *options)
-    assert code == 0 and report['faults'] == []
+    assert code == 0 and report['issues'] == []
     assert report['files'] == (24 if config == SEMANTIC else 12)
     assert '0 errors' in out and ('decoded in' in out) == bool(options)
 
 
-def test_every_fault_of_annotations_is_listed(data, check):
+def test_every_issue_of_annotations_is_listed(data, check):
     coco = read(data)
     first, second, *_ = coco['annotations']
     changes = {
@@ -110,8 +110,8 @@ def test_every_fault_of_annotations_is_listed(data, check):
     assert report['counts']['error'] == {
         'duplicate id': 2,
         'invalid polygon': 2,
-        'image size that is none': 1,
-        'box that is not numbers': 1,
+        'invalid image size': 1,
+        'invalid box': 1,
         'negative box': 1,
         'unknown category': 1,
         'unknown image': 1,
@@ -123,12 +123,12 @@ def test_every_fault_of_annotations_is_listed(data, check):
         'box beyond the image': 1,
         'polygon of fewer than three points': 1,
     }
-    assert report['counts']['note'] == {'image without annotations': 5}
-    assert {fault['split'] for fault in report['faults']} == {'train'}
+    assert report['counts']['note'] == {'image without annotations': 1}
+    assert {issue['split'] for issue in report['issues']} == {'train'}
     found = {
-        fault['annotation']: (fault['image'], fault['kind']) for fault in report['faults'] if fault['level'] == 'error'
+        issue['annotation']: (issue['image'], issue['kind']) for issue in report['issues'] if issue['level'] == 'error'
     }
-    assert found[101] == (1, 'box that is not numbers') and found[102] == (2, 'negative box')
+    assert found[101] == (1, 'invalid box') and found[102] == (2, 'negative box')
     assert found[109] == (9, 'invalid RLE') and found[107] == (99, 'unknown image')
     assert 'error: ' in out and 'annotation 101 has bbox [nan, 4, 20, 10]' in out and '10 errors\n' in out
     assert '[train]' in out
@@ -143,7 +143,7 @@ def test_masks_are_needed_only_where_they_are_loaded(data, check):
     assert code == 1 and report['counts']['error'] == {'no mask': 1}
 
 
-def test_every_fault_of_images_is_listed(data, check):
+def test_every_issue_of_images_is_listed(data, check):
     folder = data / 'train2017'
     noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
     (folder / '1.jpg').unlink()
@@ -162,7 +162,7 @@ def test_every_fault_of_images_is_listed(data, check):
     assert code == 1 and report['counts']['error'] == {'missing file': 1, 'empty file': 1}, 'without --images'
     code, out, report = check(DETECTION, '--split', 'train', '--images')
     assert code == 1
-    assert {fault['image']: fault['kind'] for fault in report['faults']} == {
+    assert {issue['image']: issue['kind'] for issue in report['issues']} == {
         1: 'missing file',
         2: 'empty file',
         3: 'truncated',
@@ -174,7 +174,7 @@ def test_every_fault_of_images_is_listed(data, check):
         9: '16-bit',
     }
     assert sum(report['counts']['error'].values()) == 6 and sum(report['counts']['warning'].values()) == 3
-    assert f'error: {folder}/3.jpg: is cut short or damaged' in out and 'it may carry an EXIF rotation' in out
+    assert f'error: {folder}/3.jpg: is truncated or damaged' in out and 'rotated by its EXIF tag' in out
     assert check(DETECTION, '--split', 'val', '--images')[0] == 0
 
 
@@ -194,7 +194,7 @@ def test_label_maps(data, check):
     (data / 'train2017/6.jpg').write_bytes(b'')
     code, out, report = check(SEMANTIC, '--images')
     assert code == 1
-    assert {Path(fault['file']).name: fault['kind'] for fault in report['faults']} == {
+    assert {Path(issue['file']).name: issue['kind'] for issue in report['issues']} == {
         '1.png': 'label value beyond the classes',
         '2.png': 'label map of another shape',
         '3.png': 'label map of another shape',
@@ -202,9 +202,9 @@ def test_label_maps(data, check):
         '5.png': 'truncated',
         '6.jpg': 'empty file',
     }
-    assert 'holds the label values 5, and the 5 classes have the values 0 to 4' in out
+    assert 'holds the label values 5, but the 5 classes have the values 0 to 4' in out
     code, out, report = check(SEMANTIC)
-    assert {Path(fault['file']).name for fault in report['faults']} == {'4.png', '6.jpg'} and 'none decoded' in out
+    assert {Path(issue['file']).name for issue in report['issues']} == {'4.png', '6.jpg'} and 'none decoded' in out
 
 
 def test_long_lists_are_cut_in_the_text_alone(data, check):
@@ -213,14 +213,14 @@ def test_long_lists_are_cut_in_the_text_alone(data, check):
     write(data, 'train', coco)
     code, out, report = check(DETECTION)
     assert code == 1 and out.count('has category_id 9') == 20 and 'error: … and 30 more of this kind' in out
-    assert len(report['faults']) == 50
+    assert len(report['issues']) == 50
 
 
 @pytest.mark.parametrize(
     'damage, sentence',
     [
         (lambda path: path.unlink(), 'annotations/instances_train2017.json not found'),
-        (lambda path: path.write_text(path.read_text()[:100]), 'instances_train2017.json: not JSON, or cut short'),
+        (lambda path: path.write_text(path.read_text()[:100]), 'instances_train2017.json: not JSON, or truncated'),
         (lambda path: path.write_text('[]'), 'holds a list, not an object with images'),
         (
             lambda path: path.write_text('{"images": [], "annotations": [], "categories": []}'),

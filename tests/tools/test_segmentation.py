@@ -55,7 +55,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2, save_best='mIoU'),
     visualization=dict(type='SegVisualizationHook'))
-custom_hooks = [dict(type='HostMemoryHook'), dict(type='CheckSegmentationHook')]
+custom_hooks = [dict(type='HostMemoryHook'), dict(type='CheckClassesHook')]
 visualizer = dict(
     type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer', alpha=1.)
 log_processor = dict(by_epoch=False)

@@ -210,7 +210,7 @@ def test_bad_data_stops_training_with_a_sentence(spoil, sentence, shapes, tmp_pa
             ['model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.checkpoint=/absent/focal.pth'],
             '/absent/focal.pth',
         ),
-        (['default_scope=mmsegmental'], 'needs the package mmsegmental, which is not installed'),
+        (['default_scope=mmsegmental'], 'package mmsegmental not installed; pip install mmsegmental'),
         (
             ["train_dataloader.dataset.metainfo.classes=('circle','squares')"],
             "metainfo.classes: 'squares' not in the categories of",
@@ -328,7 +328,7 @@ def test_weights_have_to_be_named(shapes, tmp_path, monkeypatch, capsys):
 def test_amp_needs_a_gpu(shapes, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     code, error = run_here(monkeypatch, capsys, 'train.py', NANO, '--amp', '--work-dir', tmp_path)
-    assert code == 1 and one_sentence(error) and '--amp needs a GPU' in error
+    assert code == 1 and one_sentence(error) and '--amp: PyTorch sees no GPU' in error
 
 
 @pytest.mark.parametrize('has_bf16, dtype', [(True, 'bfloat16'), (False, 'float16')])

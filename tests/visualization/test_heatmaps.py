@@ -113,7 +113,7 @@ def test_targets_are_the_annotations(scale, run, shapes, tmp_path, monkeypatch):
     assert code == 0, error
     assert (
         out.splitlines()[-1]
-        == f'work_dirs/heatmaps/{image.stem}.png: predictions and targets (of {folder}/annotations/instances_val2017.json)'
+        == f'work_dirs/heatmaps/{image.stem}.png: predictions and targets (from {folder}/annotations/instances_val2017.json)'
     )
     assert cv2.imread(f'work_dirs/heatmaps/{image.stem}.png').std() > 20
     assert f'{image} at {side} × {side} pixels' in figure.get_suptitle()
@@ -150,7 +150,7 @@ def test_predictions_are_the_heads(run, model, shapes):
     assert len(found) > 3
     expected = found[found.scores > found.scores.mean()]
     code, out, error, figure = run(image, '--score-thr', found.scores.mean().item(), '--levels', 2, 0)
-    assert code == 0 and f'targets (of {shapes}/annotations/instances_train2017.json)' in out, error
+    assert code == 0 and f'targets (from {shapes}/annotations/instances_train2017.json)' in out, error
     pixels = cv2.imread(str(image))
     inputs = model[0].data_preprocessor(dict(inputs=[torch.from_numpy(pixels).permute(2, 0, 1)]))['inputs']
     with torch.no_grad():
@@ -180,7 +180,7 @@ def test_an_image_of_no_data_set(run, shapes, tmp_path, monkeypatch):
     assert code == 0, error
     assert (
         out.splitlines()[-1]
-        == f"{tmp_path}/new/wide.jpg: predictions only, as {image} is in none of the config's data sets"
+        == f"{tmp_path}/new/wide.jpg: predictions only; {image} is in none of the config's data sets"
     )
     assert len(figure.axes) == 5 and all(axis.get_title().startswith('predicted: ') for axis in figure.axes[:4])
     height, width = cv2.imread(str(tmp_path / 'new/wide.jpg')).shape[:2]
@@ -194,7 +194,7 @@ def test_an_image_of_no_data_set(run, shapes, tmp_path, monkeypatch):
     assert code == 0, error
     assert (
         'predictions only' in out
-        and 'train_dataloader was not looked through: data_root=' in out
+        and 'train_dataloader was not searched: data_root=' in out
         and 'test_dataloader' not in out
     )
 
@@ -222,8 +222,8 @@ train_dataloader = dict(dataset=dict(
     'arguments, sentence',
     [
         (['absent.jpg'], 'absent.jpg: no such image'),
-        (['text.jpg'], 'text.jpg: OpenCV cannot read this as an image'),
-        (dict(config=ROOT / 'configs/atss_focal_nano_shapes.py'), 'model.bbox_head is no RepPointsV2Head'),
+        (['text.jpg'], 'text.jpg: OpenCV cannot decode the image'),
+        (dict(config=ROOT / 'configs/atss_focal_nano_shapes.py'), 'model.bbox_head is not a RepPointsV2Head'),
         (dict(config='absent.py'), 'absent.py: no such config'),
         (dict(checkpoint='absent.pth'), 'absent.pth: there is no such checkpoint file'),
         (dict(checkpoint='text.jpg'), 'text.jpg: truncated or not a checkpoint'),
@@ -232,7 +232,7 @@ train_dataloader = dict(dataset=dict(
         (['white.png', '--levels', '-1'], 'has levels 0 to 2, got -1'),
         (['white.png', '--out', 'text.jpg/new/a.png'], '--out: text.jpg/new/a.png cannot be written ('),
         (['white.png', '--out', 'folder.png'], '--out: folder.png cannot be written (Is a directory)'),
-        (['white.png', '--out', 'a.txt'], '--out: a.txt is no kind of picture'),
+        (['white.png', '--out', 'a.txt'], '--out: matplotlib cannot write a.txt'),
         (['white.png', '--device', 'abacus'], '--device: PyTorch cannot use abacus here'),
         (
             ['white.png', '--cfg-options', "test_dataloader.dataset.metainfo.classes=('circle',)"],
@@ -240,7 +240,7 @@ train_dataloader = dict(dataset=dict(
         ),
         (
             ['white.png', '--cfg-options', 'model.train_cfg=None'],
-            'needs test_dataloader, for its pipeline, and model.train_cfg',
+            'test_dataloader or model.train_cfg is missing',
         ),
     ],
 )

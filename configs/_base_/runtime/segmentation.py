@@ -20,7 +20,7 @@ default_hooks = dict(
     host_memory=dict(type='HostMemoryHook'),
     divergence=dict(type='DivergenceHook'),
     bad_data=dict(type='BadDataHook'),
-    check_classes=dict(type='CheckSegmentationHook'),
+    check_classes=dict(type='CheckClassesHook'),
 )
 
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))

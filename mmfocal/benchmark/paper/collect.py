@@ -44,6 +44,8 @@ VERSIONS = ('python', 'torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation')
 LARGEST_CONFIG, LARGEST_LINE = 2**22, 2**20  # bytes
 VAL_IMAGES = re.compile(r'(?:Epoch|Iter)\(val\).*?\[ *(\d+)/ *\1\] ')
 CURVE_POINTS = 300
+COLUMNS = ['AP or mIoU', 'best', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'mask AP']
+COLUMNS += ['done', 's/iteration', 'MiB', 'GPUs', 'seed', 'commit', 'torch']
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,26 +64,7 @@ def main(args: argparse.Namespace) -> None:
         MissingFileError: If there is no such folder, or no work directory in it.
     """
     runs, notes = collect(args.folder)
-    rows = [
-        [
-            '',
-            'AP or mIoU',
-            'best',
-            'AP50',
-            'AP75',
-            'APs',
-            'APm',
-            'APl',
-            'mask AP',
-            'done',
-            's/iteration',
-            'MiB',
-            'GPUs',
-            'seed',
-            'commit',
-            'torch',
-        ]
-    ]
+    rows = [['', *COLUMNS]]
     rows += [summary(run) for run in runs]
     print(format_table(rows))
     print(

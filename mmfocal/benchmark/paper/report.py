@@ -16,6 +16,8 @@ from mmfocal.benchmark.paper.page import render_html, render_markdown
 from mmfocal.benchmark.paper.tables import paper_rows, shapes_rows, table_rows
 from mmfocal.errors import ConfigError
 
+CSV_COLUMNS = ('table', 'data', 'method', 'backbone', 'config', 'status', 'run', 'latency_ms', 'device')
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tools/benchmark.py report`."""
@@ -43,8 +45,7 @@ def main(args: argparse.Namespace) -> None:
         (folder / 'report.html').write_text(render_html(report))
         (folder / 'report.md').write_text(render_markdown(report))
         (folder / 'report.json').write_text(json.dumps(report, indent=1, ensure_ascii=False) + '\n')
-        with open(folder / 'report.csv', 'w', newline='') as stream:
-            csv.writer(stream).writerows(csv_rows(report))
+        write_csv(report, folder / 'report.csv')
     except OSError as error:
         raise ConfigError(f'--out {folder}: cannot write {error.filename}: {error.strerror}') from None
     for name in ('html', 'md', 'csv', 'json'):
@@ -71,7 +72,7 @@ def make_report(folder: str, configs: Path, tables: list[str] | None = None) -> 
     known = [str(table) for table in dict.fromkeys(row['table'] for row in paper_rows())]
     if not tables:
         tables = [table for table in known if names & {row['config'] for row in table_rows(table)}]
-        tables = tables or [table for table in known if any(run_is_of(run, table) for run in runs)] or ['5']
+        tables = tables or [table for table in known if names & {row['config'] for row in shapes_rows(table)}] or ['5']
     costs = {model['Name']: model['Metadata'] for model in load(configs / 'metafile.yml')['Models']}
     why: dict[str, list[str]] = {}
     papers = [
@@ -84,13 +85,9 @@ def make_report(folder: str, configs: Path, tables: list[str] | None = None) -> 
         if any(row['run'] for row in rows):
             shapes.append(dict(table=table, groups=groups(rows)))
     shown = {row['run'] for part in (*papers, *shapes) for group in part['groups'] for row in group['rows']}
+    reason = ['not in the tables shown here']
     others = [
-        dict(
-            run=run['name'],
-            config=run['config'],
-            figures=figures(run),
-            why=why.get(run['name'], ['not in the tables shown here']),
-        )
+        dict(run=run['name'], config=run['config'], figures=figures(run), why=why.get(run['name'], reason))
         for run in runs
         if run['name'] not in shown
     ]
@@ -107,40 +104,28 @@ def make_report(folder: str, configs: Path, tables: list[str] | None = None) -> 
     )
 
 
-def run_is_of(run: dict, table: str) -> bool:
-    """Tells whether a run on the shapes has one of a table's methods."""
-    return any(run['config'] == row['config'] for row in shapes_rows(table))
-
-
 def paper_row(row: dict, runs: list[dict], costs: dict, configs: Path, why: dict) -> dict:
     """Adds our figures to a row of the paper's if a run is comparable; `why` gets the reasons of runs that are not."""
-    comparable = []
-    for run in runs:
-        if run['config'] == row['config']:
-            found = objections(run, row, configs)
-            if found:
-                why[run['name']] = found
-            else:
-                comparable.append(run)
-    begun = [run['name'] for run in runs if run['config'] == row['config']]
-    status = '' if comparable else 'not comparable' if begun else 'missing'
-    if not comparable and any(run['failed'] for run in runs if run['name'] in begun):
-        status = 'failed'
+    comparable, others = [], []
+    for run in (run for run in runs if run['config'] == row['config']):
+        reasons = objections(run, row, configs)
+        if reasons:
+            why[run['name']] = reasons
+        (others if reasons else comparable).append(run)
+    status = ''
+    if not comparable:
+        failed = any(run['failed'] for run in others)
+        status = 'failed' if failed else 'not comparable' if others else 'missing'
     return merged(row, comparable, costs, status, {key: row[key] for key in (*COSTS, *METRICS) if key in row})
 
 
 def shapes_row(row: dict, runs: list[dict], costs: dict) -> dict:
     """Adds our figures to a row with a small backbone, which the paper does not have."""
     found = [run for run in runs if run['config'] == row['config']]
-    status = (
-        ''
-        if any(figures(run) for run in found)
-        else 'failed'
-        if any(run['failed'] for run in found)
-        else 'no validation yet'
-        if found
-        else 'missing'
-    )
+    status = ''
+    if not any(figures(run) for run in found):
+        failed = any(run['failed'] for run in found)
+        status = 'failed' if failed else 'no validation yet' if found else 'missing'
     return merged(row, found, costs, status, {})
 
 
@@ -193,59 +178,23 @@ def groups(rows: list[dict]) -> list[dict]:
     return tables
 
 
-def csv_rows(report: dict) -> list[list]:
-    """Returns a line per row of each table; the paper's figures are in columns named paper_…."""
-    keys = [*COSTS, *METRICS]
-    rows = [
-        [
-            'table',
-            'data',
-            'method',
-            'backbone',
-            'config',
-            'status',
-            'run',
-            'latency_ms',
-            'device',
-            *keys,
-            *(f'paper_{key}' for key in keys),
-        ]
-    ]
+def write_csv(report: dict, path: Path) -> None:
+    """Writes a line per row of each table and per run in none; the paper's figures are in columns named paper_…."""
+    figure_names = [*COSTS, *METRICS]
+    lines = []
     for kind, parts in (("paper's", report['tables']), ('shapes', report['shapes'])):
         for part in parts:
             for row in (row for group in part['groups'] for row in group['rows']):
-                rows.append(
-                    [
-                        part['table'],
-                        kind,
-                        row['method'],
-                        row['backbone'],
-                        row['config'],
-                        row['status'],
-                        row['run'],
-                        row['latency_ms'],
-                        row['device'],
-                        *(row['ours'].get(key) for key in keys),
-                        *(row['paper'].get(key) for key in keys),
-                    ]
-                )
+                paper = {f'paper_{key}': value for key, value in row['paper'].items()}
+                lines.append({**row, 'table': part['table'], 'data': kind, **row['ours'], **paper})
     for other in report['others']:
-        rows.append(
-            [
-                '',
-                'not comparable',
-                '',
-                '',
-                other['config'],
-                '; '.join(other['why']),
-                other['run'],
-                '',
-                '',
-                *(other['figures'].get(key) for key in keys),
-                *('' for _ in keys),
-            ]
-        )
-    return [[harmless(cell) for cell in row] for row in rows]
+        lines.append({**other, 'data': 'not comparable', 'status': '; '.join(other['why']), **other['figures']})
+    names = [*CSV_COLUMNS, *figure_names, *(f'paper_{key}' for key in figure_names)]
+    with open(path, 'w', newline='') as stream:
+        writer = csv.DictWriter(stream, names, extrasaction='ignore')
+        writer.writeheader()
+        for line in lines:
+            writer.writerow({name: harmless(value) for name, value in line.items()})
 
 
 def harmless(cell: Any) -> Any:

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from mmfocal.benchmark.speed.implementations import first_line
 
+RATE_SIZES = {'cpu': (2048, 2**27), 'cuda': (8192, 2**30)}  # of `device_rates`: a matrix's side, bytes of a copy
 Step = Callable[[], None]
 Run = Callable[[int], float]  # runs a step so many times and returns the seconds of them all
 
@@ -211,7 +212,7 @@ def device_rates(device: str, dtype: torch.dtype) -> tuple[float, float]:
     Returns:
         Bytes per second of a large copy, read and written; floating-point operations per second of a large product.
     """
-    side, size = (8192, 2**30) if device == 'cuda' else (2048, 2**27)
+    side, size = RATE_SIZES[device]
     run = cuda_run if device == 'cuda' else cpu_run
 
     def best(step: Step) -> float:

@@ -1,1 +1,1 @@
-"""Validation of annotations, images, masks and label maps."""
+"""Validation of annotations, masks, images and label maps: one list of issues for checking and for training."""

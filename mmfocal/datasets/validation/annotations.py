@@ -1,349 +1,378 @@
-"""Checks of COCO-format data, each error one sentence: what is wrong, in which file, what to do.
+"""Issues of COCO annotation files, found before training and evaluation, and the sound content that both use.
 
-Entries are walked in plain loops and a folder's names are read once, so that COCO's 118k images and 860k
-boxes take a second or two.
+Entries are walked in plain loops, so that COCO's 118k images and 860k boxes take seconds.
 """
 
 import json
 import math
-import os
-import os.path as osp
+from collections.abc import Collection, Sequence
+from typing import Any
 
-from mmfocal.datasets.validation.issues import Fault, missing, short
-from mmfocal.datasets.validation.masks import mask_fault
-from mmfocal.errors import ConfigError, DataError, MissingFileError
+from mmfocal.datasets.validation.categories import match_categories
+from mmfocal.datasets.validation.files import find_missing
+from mmfocal.datasets.validation.issues import Issue, is_id, quote_some, shorten
+from mmfocal.datasets.validation.learnable import LearnableCounter
+from mmfocal.datasets.validation.masks import find_mask_problem, is_short
+from mmfocal.errors import DataError, MissingFileError
 
-LONGEST = 4096  # characters of a path
-FARTHEST = 1e8  # px: sides, and boxes from the origin, beyond which float32 or an area of it would overflow
-
-
-def check_annotation_file(ann_file, data_root=''):
-    """Refuses a folder or an annotation file that is not there.
-
-    Args:
-        ann_file (str): Path of the annotation file, `data_root` included.
-        data_root (str): The data set's folder. Default: none.
-
-    Raises:
-        MissingFileError: If `ann_file`, or the `data_root` that it lies in, does not exist.
-    """
-    if osp.isfile(ann_file):
-        return
-    if not data_root or not ann_file.startswith(data_root):
-        raise MissingFileError(f'{ann_file}: file not found; correct ann_file or see README "Data"')
-    what = 'folder' if not osp.isdir(data_root) else ann_file[len(data_root) :].lstrip('/')
-    if osp.normpath(data_root) == osp.normpath(os.environ.get('COCO_ROOT') or 'data/coco/'):
-        raise MissingFileError(f'COCO_ROOT={data_root}: {what} not found; set COCO_ROOT or see README "Data"')
-    raise MissingFileError(
-        f'data_root={data_root}: {what} not found; correct data_root in the config '
-        '(or set COCO_ROOT, if it reads that) or see README "Data"'
-    )
+MAX_PATH = 4096  # characters
+MAX_DISTANCE = 1e8  # px: sides, and boxes from the origin, beyond which float32 or an area would overflow
+SLACK = 1  # px that a box may extend beyond its image
 
 
-def read_annotations(path, name):
-    """Reads a COCO annotation file.
+def read_annotations(path: str, name: str) -> Any:
+    """Reads a JSON annotation file.
 
     Args:
-        path (str): The local file.
-        name (str): What errors call it: the path in the config, where `path` is a downloaded copy.
+        path: Local file.
+        name: What errors call it: the path in the config, if `path` is a downloaded copy.
 
     Returns:
-        The file's content, unchecked.
+        The file's content, not validated.
 
     Raises:
-        DataError: If the file is not whole JSON.
+        DataError: If the file is not complete JSON in UTF-8.
     """
+    with open(path, 'rb') as file:
+        start = file.read(64)
+    if start[:2] in (b'\xff\xfe', b'\xfe\xff') or b'\0' in start[:2]:
+        raise DataError(f'{name}: is encoded in UTF-16; save it as UTF-8')
+    if start.startswith(b'version https://git-lfs'):
+        raise DataError(f'{name}: not JSON, but a Git LFS pointer; fetch the file with git lfs pull')
     try:
-        with open(path, encoding='utf-8') as file:
+        with open(path, encoding='utf-8-sig') as file:
             return json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f'{name}: not JSON, or cut short ({error}); fetch or export it again') from error
+    except json.JSONDecodeError as error:
+        raise DataError(f'{name}: not JSON, or truncated ({error}); fetch or export it again') from error
+    except UnicodeDecodeError as error:
+        raise DataError(f'{name}: not JSON in UTF-8 ({error}); save or export it in that encoding') from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits; lists in lists in lists
+        raise DataError(f'{name}: not JSON that Python reads ({error}); export it again') from error
 
 
-def check_annotations(coco, name, test_mode=False, masks=False):
-    """Checks what an annotation file holds.
-
-    Args:
-        As of `annotation_faults`.
-
-    Raises:
-        DataError: At the first list, entry, id, size, box or mask that is not what it should be.
-    """
-    for fault in annotation_faults(coco, name, test_mode, masks):
-        raise DataError(fault.sentence)
-
-
-def annotation_faults(coco, name, test_mode=False, masks=False):
-    """Looks for all that MMDetection could not load, or would load wrongly, in an annotation file.
-
-    Args:
-        coco (dict): The parsed file.
-        name (str): What sentences call the file.
-        test_mode (bool): Whether `annotations` may be absent, as in COCO's `image_info_test-dev2017.json`.
-            Default: False.
-        masks (bool): Whether each annotation must have a mask that can be drawn. Default: False.
-
-    Yields:
-        Fault: Each fault, with the entry to leave out, if that is a remedy.
-
-    Raises:
-        DataError: If it is not in COCO format at all.
-    """
-    coco = require_lists(coco, name, test_mode)
-    category_ids, _ = yield from _entries(coco, 'categories', {'id', 'name'}, name)
-    image_ids, bad_images = yield from _entries(coco, 'images', {'id', 'file_name', 'width', 'height'}, name)
-    _, bad = yield from _entries(coco, 'annotations', {'id', 'image_id', 'category_id'}, name)
-
-    sizes = {}
-    for index, image in enumerate(coco['images']):
-        if index in bad_images:
-            continue
-        file_name, width, height = image['file_name'], image['width'], image['height']
-        here, entry = f'{name}: image {short(image["id"])}', ('images', index)
-        if not isinstance(file_name, str) or not 0 < len(file_name) < LONGEST or '\0' in file_name:
-            yield Fault(
-                'image without a file name',
-                f'{here} has file_name {short(file_name)}; write its path',
-                name,
-                image['id'],
-                entry=entry,
-            )
-        elif not all(isinstance(side, (int, float)) and 0 < side < FARTHEST for side in (width, height)):
-            yield Fault(
-                'image size that is none',
-                f'{here} has width {short(width)} and height {short(height)}; write its size in pixels',
-                name,
-                image['id'],
-                entry=entry,
-            )
-        elif masks:
-            sizes[image['id']] = height, width
-
-    for index, annotation in enumerate(coco['annotations']):
-        if index in bad:
-            continue
-        category_id, image_id = annotation['category_id'], annotation['image_id']
-        bbox, area = annotation.get('bbox'), annotation.get('area')
-        # MMDetection skips what is marked `ignore` before it looks at the box.
-        ignored = annotation.get('ignore')
-        try:
-            known = category_id in category_ids and image_id in image_ids
-        except TypeError:  # a list, or an object
-            known = False
-        is_sound = ignored or is_box(bbox, area)
-        if known and is_sound:
-            if not masks or ignored or image_id not in sizes:
-                continue
-            fault = mask_fault(annotation.get('segmentation'), *sizes[image_id])
-            if fault is None:
-                continue
-        here, about = f'{name}: annotation {short(annotation["id"])} has', (name, image_id, annotation['id'])
-        entry = 'annotations', index
-        if not known and not _is_among(category_id, category_ids):
-            yield Fault(
-                'unknown category',
-                f"{here} category_id {short(category_id)}, which is not in the file's "
-                'categories; add the category or correct the annotation',
-                *about,
-                entry=entry,
-            )
-        elif not known:
-            yield Fault(
-                'unknown image',
-                f"{here} image_id {short(image_id)}, which is not in the file's images; "
-                'add the image or remove the annotation',
-                *about,
-                entry=entry,
-            )
-        elif not is_sound:
-            yield Fault(
-                'box that is not numbers',
-                f'{here} bbox {short(bbox)} and area {short(area)} (image '
-                f'{short(image_id)}); write four finite numbers [x, y, width, height] and one, in pixels',
-                *about,
-                entry=entry,
-            )
-        else:
-            yield Fault(
-                fault[0],
-                f'{here} {fault[1]} (image {short(image_id)}); export its mask again, or remove it',
-                *about,
-                entry=entry,
-            )
-
-
-def require_lists(coco, name, test_mode=False):
-    """Refuses what is not in COCO format at all.
+def validate_annotations(
+    coco: Any,
+    name: str,
+    classes: Sequence[str] | None = None,
+    *,
+    test_mode: bool = False,
+    masks: bool = False,
+    urls: bool = False,
+    default_classes: bool = False,
+) -> tuple[list[Issue], dict | None]:
+    """Finds all issues of an annotation file, and normalizes what is sound.
 
     Args:
-        coco, name, test_mode: As of `annotation_faults`.
+        coco: The parsed file.
+        name: What messages call the file.
+        classes: `metainfo.classes`. Default: the file's categories.
+        test_mode: Whether the file is for validation or testing: `annotations` may be absent, as in COCO's
+            `image_info_test-dev2017.json`.
+        masks: Whether each annotation needs a mask that can be drawn.
+        urls: Whether images may be named by URL.
+        default_classes: Whether `classes` are the data set's own, which the config does not override.
 
     Returns:
-        dict: The file's lists; to test, with an empty one of annotations where there is none.
-
-    Raises:
-        DataError: If a list is absent, or the one of images is empty.
+        Issues, and the file without the entries of errors: categories in the order of `classes`, flags as numbers,
+        sizes as integers. None if the file is not in COCO format.
     """
+    issues = find_format_issues(coco, name, test_mode)
+    if issues:
+        return issues, None
+    found, categories, _ = check_entries(coco, 'categories', {'id', 'name'}, name)
+    issues += found
+    if classes is None:
+        classes = [category['name'] for category in categories.values()]
+    found, ordered = match_categories(list(categories.values()), classes, name, test_mode, default_classes)
+    issues += found
+    found, images, bad_images = validate_images(coco, name, urls)
+    issues += found
+    found, entries, _ = check_entries(coco, 'annotations', {'id', 'image_id', 'category_id'}, name)
+    issues += found
+    counter = LearnableCounter(categories, classes, images, name)
+    annotations = []
+    for index, annotation in entries.items():
+        counter.see(annotation['image_id'])
+        found, annotation = _validate_annotation(
+            annotation, index, name, categories, images, bad_images, masks, counter
+        )
+        issues += found
+        if annotation is not None:
+            annotations.append(annotation)
+    issues += counter.find_issues(test_mode)
+    return issues, {**coco, 'images': list(images.values()), 'categories': ordered, 'annotations': annotations}
+
+
+def find_format_issues(coco: Any, name: str, test_mode: bool = False) -> list[Issue]:
+    """Returns why a file is not in COCO format at all: a list is absent, or there is no image.
+
+    Args:
+        coco: The parsed file.
+        name: What messages call the file.
+        test_mode: Whether the list of annotations may be absent.
+    """
+    message = None
     if not isinstance(coco, dict):
-        raise DataError(
-            f'{name}: holds a {type(coco).__name__}, not an object with images, annotations and '
-            'categories; name a file in COCO format'
-        )
-    if test_mode:
-        coco = {'annotations': [], **coco}
-    for key in ('images', 'annotations', 'categories'):
-        if not isinstance(coco.get(key), list):
-            raise DataError(f'{name}: has no list of {key!r}; name a file in COCO format')
-    if not coco['images']:
-        raise DataError(f'{name}: its list of images is empty; name a file with images')
-    return coco
+        message = f'holds a {type(coco).__name__}, not an object with images, annotations and categories'
+    else:
+        for key in ('images', 'annotations', 'categories'):
+            if not (isinstance(coco.get(key), list) or test_mode and key == 'annotations' and key not in coco):
+                message = f'has no list of {key!r}'
+                break
+        else:
+            message = None if coco['images'] else 'its list of images is empty'
+    if message is None:
+        return []
+    remedy = 'name a file with images' if 'empty' in message else 'name a file in COCO format'
+    return [Issue('annotation file', f'{name}: {message}; {remedy}', name)]
 
 
-def leave_out(coco, faults, with_images=False):
-    """An annotation file without its bad entries.
-
-    Args:
-        coco (dict): The parsed file.
-        faults (Sequence[Fault]): As of `annotation_faults`.
-        with_images (bool): Whether an image goes with its bad annotation, as one must that has a PNG of all
-            segments. Default: False.
+def check_entries(coco: dict, key: str, fields: set[str], name: str) -> tuple[list[Issue], dict[Any, dict], set]:
+    """Checks that a list's entries are objects with these fields and an id of their own.
 
     Returns:
-        dict: The content without the faults' entries, and without annotations of images that are left out.
-
-    Raises:
-        DataError: If a fault is of nothing that can be left out, as a category, or no image remains.
+        Issues; the valid entries by id, or by index for annotations; ids of the others.
     """
-    for fault in faults:
-        if fault.entry is None:
-            raise DataError(fault.sentence)
-    bad = {fault.entry for fault in faults}
-    bad_ids = {fault.image for fault in faults if with_images and fault.entry[0] == 'annotations'}
-    images = [
-        image
-        for index, image in enumerate(coco['images'])
-        if ('images', index) not in bad and image['id'] not in bad_ids
-    ]
-    if not images:
-        raise DataError(f'{faults[0].sentence} (and no sound image remains)')
-    image_ids = {image['id'] for image in images}
-    annotations = [
-        annotation
-        for index, annotation in enumerate(coco.get('annotations', []))
-        if ('annotations', index) not in bad and annotation['image_id'] in image_ids
-    ]
-    return {**coco, 'images': images, 'annotations': annotations}
-
-
-def check_classes(classes, coco, name):
-    """Checks a config's class names against the file's categories.
-
-    MMDetection numbers the labels in the file's order, whatever the order of `classes`: with another order,
-    wrong names would stand beside the boxes.
-
-    Args:
-        classes (Sequence[str]): `metainfo.classes`, all or a part of the file's categories.
-        coco (dict): The parsed file.
-        name (str): What errors call the file.
-
-    Raises:
-        ConfigError: If `classes` is not a list, has names that the file has not, or another order.
-    """
-    if isinstance(classes, str):
-        raise ConfigError(f'metainfo.classes={classes!r} is not a list of names; write ({classes!r}, )')
-    in_file = [category['name'] for category in coco['categories']]
-    unknown = [cls for cls in classes if cls not in in_file]
-    if unknown:
-        raise ConfigError(
-            f'metainfo.classes: {_few(unknown)} not in the categories of {name}, which has '
-            f'{_few(in_file)}; set metainfo=dict(classes=(...)) to names of that file'
-        )
-    numbered = tuple(cls for cls in in_file if cls in classes)
-    if numbered != tuple(classes):
-        raise ConfigError(
-            'metainfo.classes: labels are numbered in the order of the categories of '
-            f'{name}; write classes={numbered!r}'
-        )
-
-
-def check_images_exist(paths, name):
-    """Checks that images are there, without opening them.
-
-    Args:
-        paths (Sequence[str]): Local image paths.
-        name (str): The annotation file that lists them.
-
-    Raises:
-        MissingFileError: If any is absent; it names the first and says how many are.
-    """
-    absent = missing(paths)
-    if absent:
-        raise MissingFileError(
-            f'{paths[absent[0]]}: image not found ({len(absent)} of {len(paths)} used from '
-            f'{name} are missing); fetch them, or correct COCO_ROOT or data_prefix'
-        )
-
-
-def _entries(coco, key, fields, name):
-    """Yields the faults of a list's entries, each of which must have these fields and an id of its own.
-
-    Returns the ids, and the indices of the faulty entries.
-    """
-    ids, bad = set(), set()
-    for index, entry in enumerate(coco[key]):
+    issues: list[Issue] = []
+    ids: set = set()
+    valid, bad_ids = {}, set()
+    for index, entry in enumerate(coco.get(key, ())):
         kind = None
         if not isinstance(entry, dict):
-            kind, sentence = (
-                'entry that is no object',
-                (f'{key}[{index}] is {short(entry)}; write an object with {_few(fields)}'),
-            )
+            kind = 'entry that is not an object'
+            message = f'{key}[{index}] is {shorten(entry)}; write an object with {quote_some(fields)}'
         elif not fields <= entry.keys():
-            kind, sentence = (
-                'entry without a field',
-                (f'{key}[{index}] (id {short(entry.get("id"))}) lacks {_few(fields - entry.keys())}; add it'),
+            kind = 'entry without a field'
+            message = (
+                f'{key}[{index}] (id {shorten(entry.get("id"))}) lacks {quote_some(fields - entry.keys())}; add it'
             )
         elif not is_id(entry['id']):
-            kind, sentence = (
-                'id that is none',
-                (f'{key}[{index}] has the id {short(entry["id"])}; write a whole number of its own'),
-            )
+            kind = 'invalid id'
+            message = f'{key}[{index}] has the id {shorten(entry["id"])}; write a unique integer'
         elif entry['id'] in ids:
-            kind, sentence = 'duplicate id', f'id {short(entry["id"])} occurs twice in {key}; give each its own'
+            kind = 'duplicate id'
+            message = f'id {shorten(entry["id"])} occurs twice in {key}; give each entry its own'
         if kind is None:
             ids.add(entry['id'])
+            valid[index if key == 'annotations' else entry['id']] = entry
             continue
-        bad.add(index)
         entry_id = entry.get('id') if isinstance(entry, dict) else None
-        of = {'images': dict(image=entry_id), 'annotations': dict(annotation=entry_id)}.get(key, {})
-        yield Fault(kind, f'{name}: {sentence}', name, **of, entry=None if key == 'categories' else (key, index))
-    return ids, bad
+        if is_id(entry_id) and kind != 'duplicate id':
+            bad_ids.add(entry_id)
+        about = {'images': dict(image=entry_id), 'annotations': dict(annotation=entry_id)}.get(key, {})
+        where = None if key == 'categories' else (key, index)
+        issues.append(Issue(kind, f'{name}: {message}', name, **about, entry=where))
+    return issues, valid, bad_ids
 
 
-def is_id(value):
-    """Whether a value can be an id: a number or a text that equals itself."""
-    return isinstance(value, (int, str)) or isinstance(value, float) and math.isfinite(value)
+def validate_images(coco: dict, name: str, urls: bool = False) -> tuple[list[Issue], dict[Any, dict], set]:
+    """Validates a file's list of images.
+
+    Args:
+        coco: The parsed file, in COCO format.
+        name: What messages call the file.
+        urls: Whether images may be named by URL.
+
+    Returns:
+        Issues; the valid images by id, with sizes as integers; ids of the others.
+    """
+    issues, images, bad_ids = check_entries(coco, 'images', {'id', 'file_name', 'width', 'height'}, name)
+    index_of = {id(image): index for index, image in enumerate(coco['images'])}
+    sound, ids_of_file = {}, {}
+    for image_id, image in images.items():
+        file_name, size = image['file_name'], (image['width'], image['height'])
+        here, kind = f'{name}: image {shorten(image_id)} has', None
+        if not isinstance(file_name, str) or not 0 < len(file_name) < MAX_PATH or '\0' in file_name:
+            kind, message = 'image without a file name', f'file_name {shorten(file_name)}; write its path'
+        elif not file_name.isprintable() and ('\n' in file_name or '\r' in file_name):
+            kind, message = (
+                'line break in a file name',
+                f'a line break in file_name {shorten(file_name)}; rename the file',
+            )
+        elif '://' in file_name and not urls:
+            kind = 'image named by a URL'
+            message = f'the URL {shorten(file_name)} as file_name; download the image and write its path'
+        elif not all(_is_side(side) for side in size):
+            kind = 'invalid image size'
+            message = f'width {shorten(size[0])} and height {shorten(size[1])}; write its size in pixels'
+        if kind:
+            bad_ids.add(image_id)
+            issues.append(Issue(kind, f'{here} {message}', name, image_id, entry=('images', index_of[id(image)])))
+            continue
+        if file_name in ids_of_file:
+            message = (
+                f'the file {shorten(file_name)}, as image {shorten(ids_of_file[file_name])} has; '
+                'list each image once, or each counts the objects of the other as background'
+            )
+            issues.append(Issue('image listed twice', f'{here} {message}', name, image_id, level='warning'))
+        ids_of_file.setdefault(file_name, image_id)
+        if not type(size[0]) is type(size[1]) is int:
+            image = {**image, 'width': int(size[0]), 'height': int(size[1])}
+        sound[image_id] = image
+    return issues, sound, bad_ids
 
 
-def _is_among(value, ids):
-    return is_id(value) and value in ids
+def read_flag(value: Any) -> int | None:
+    """Returns a flag, `iscrowd` or `ignore`, as 0 or 1, or None if it is not a number."""
+    if isinstance(value, str):
+        value = {'0': 0, '1': 1}.get(value.strip())
+    if isinstance(value, (bool, int, float)) and value == value:
+        return int(bool(value))
+    return None
 
 
-def is_box(bbox, area):
-    """Whether a box is four finite numbers and an area one more, none beyond reason."""
+def is_box(bbox: Any, area: Any) -> bool:
+    """Returns whether a box is four finite numbers and an area one more, of a reasonable magnitude."""
     try:
         # A sum is finite only if its terms are.
         return (
             len(bbox) == 4
             and math.isfinite(sum(bbox) + area)
-            and -FARTHEST < min(bbox)
-            and max(bbox) < FARTHEST
-            and -FARTHEST < area < FARTHEST**2
+            and -MAX_DISTANCE < min(bbox)
+            and max(bbox) < MAX_DISTANCE
+            and -MAX_DISTANCE < area < MAX_DISTANCE**2
         )
     except (TypeError, OverflowError):
         return False
 
 
-def _few(names, most=5):
-    names = sorted(names) if isinstance(names, set) else names
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(map(short, names[:most])) + more
+def unknown_id_message(value: Any, what: str, ids: Collection) -> str:
+    """Returns what is wrong with an id that is not in a list of the file.
+
+    Args:
+        value: The id.
+        what: `categories` or `images`.
+        ids: The list's ids.
+    """
+    other = {str(known): known for known in ids}.get(str(value)) if is_id(value) else None
+    if other is not None:
+        kinds = ('text', 'numbers') if isinstance(value, str) else ('number', 'texts')
+        return f"{shorten(value)}, a {kinds[0]}, but the ids of the file's {what} are {kinds[1]}; write {other!r}"
+    remedy = (
+        'add the category or correct the annotation'
+        if what == 'categories'
+        else ('add the image or remove the annotation')
+    )
+    return f"{shorten(value)}, which is not in the file's {what}; {remedy}"
+
+
+def check_images_exist(paths: Sequence[str], name: str) -> None:
+    """Checks that images exist, without opening them.
+
+    Args:
+        paths: Local image paths.
+        name: The annotation file that lists them.
+
+    Raises:
+        MissingFileError: If any is missing; it names the first and how many are.
+    """
+    missing = find_missing(paths)
+    if missing:
+        first = paths[missing[0]]
+        remedy = 'fetch them, or correct COCO_ROOT or data_prefix'
+        if '\\' in first:
+            remedy = 'write / for the backslashes in file_name'
+        raise MissingFileError(
+            f'{first}: image not found ({len(missing)} of {len(paths)} used from {name} are missing); {remedy}'
+        )
+
+
+def _is_side(side: Any) -> bool:
+    return isinstance(side, (int, float)) and 0 < side < MAX_DISTANCE and side == int(side)
+
+
+def _is_among(value: Any, ids: Collection) -> bool:
+    return is_id(value) and value in ids
+
+
+def _validate_annotation(
+    annotation: dict,
+    index: int,
+    name: str,
+    categories: dict,
+    images: dict,
+    bad_images: set,
+    masks: bool,
+    counter: LearnableCounter,
+) -> tuple[list[Issue], dict | None]:
+    """Returns the issues of an annotation, and the annotation normalized, or None if it has an error."""
+    image_id, category_id = annotation['image_id'], annotation['category_id']
+    bbox, area = annotation.get('bbox'), annotation.get('area')
+    crowd, ignored = annotation.get('iscrowd', 0), annotation.get('ignore', 0)
+    issues: list[Issue] = []
+
+    def add(kind: str, message: str, level: str = 'error') -> None:
+        where = f'{name}: annotation {shorten(annotation["id"])} has {message}'
+        entry = ('annotations', index) if level == 'error' else None
+        issues.append(Issue(kind, where, name, image_id, annotation['id'], level, entry))
+
+    if not _is_among(category_id, categories):
+        add('unknown category', f'category_id {unknown_id_message(category_id, "categories", categories)}')
+        return issues, None
+    if not _is_among(image_id, images):
+        if not _is_among(image_id, bad_images):  # whose issue is listed
+            add('unknown image', f'image_id {unknown_id_message(image_id, "images", images)}')
+        return issues, None
+    if crowd not in (0, 1) or ignored not in (0, 1):
+        flags = read_flag(crowd), read_flag(ignored)
+        if None in flags:
+            key, value = ('iscrowd', crowd) if flags[0] is None else ('ignore', ignored)
+            add('invalid flag', f'{key} {shorten(value)} (image {shorten(image_id)}); write the number 0 or 1')
+            return issues, None
+        crowd, ignored = flags
+        annotation = {**annotation, 'iscrowd': crowd, 'ignore': ignored}
+    if 'iscrowd' not in annotation:
+        annotation = {**annotation, 'iscrowd': 0}
+    image = images[image_id]
+    if ignored:  # MMDetection skips the annotation before it reads the box
+        counter.add(annotation, image, None if not is_box(bbox, area) else bbox, 'ignored')
+        return issues, annotation
+    if not is_box(bbox, area):
+        add(
+            'invalid box',
+            f'bbox {shorten(bbox)} and area {shorten(area)} (image {shorten(image_id)}); '
+            'write four finite numbers [x, y, width, height] and one, in pixels',
+        )
+        return issues, None
+    x, y, width, height = bbox
+    beyond = max(-x, -y, x + width - image['width'], y + height - image['height'])
+    if width < 0 or height < 0:
+        add('negative box', f'the box {shorten(bbox)} of negative size; write [x, y, width, height]')
+        counter.add(annotation, image, bbox, 'invalid')
+        return issues, None
+    segmentation = annotation.get('segmentation')
+    if masks or segmentation:
+        problem = find_mask_problem(segmentation, image['height'], image['width'])
+        if problem and masks:
+            add(problem[0], f'{problem[1]} (image {shorten(image_id)}); export its mask again, or remove it')
+            counter.add(annotation, image, bbox, 'invalid')
+            return issues, None
+        if problem:
+            annotation = {key: value for key, value in annotation.items() if key != 'segmentation'}
+        elif isinstance(segmentation, list) and any(map(is_short, segmentation)):
+            kept = [polygon for polygon in segmentation if not is_short(polygon)]
+            add(
+                'polygon of fewer than three points',
+                f'{len(segmentation) - len(kept)} of {len(segmentation)} polygons of fewer than three points, which '
+                'are left out',
+                'warning',
+            )
+            annotation = {**annotation, 'segmentation': kept}
+    size, left_out = f'{image["width"]} x {image["height"]} px', True
+    if width < 1 or height < 1:
+        add('box without size', f'the box {shorten(bbox)}, smaller than a pixel; it is left out', 'warning')
+    elif x >= image['width'] or y >= image['height'] or x + width <= 0 or y + height <= 0:
+        add('box outside the image', f'the box {shorten(bbox)} outside its {size}; it is left out', 'warning')
+    elif area <= 0:
+        add('no area', f'the area {shorten(area)}; it is left out, so write its area in px', 'warning')
+    else:
+        left_out = False
+        if beyond > SLACK:
+            add(
+                'box beyond the image',
+                f'the box {shorten(bbox)}, which extends {beyond:g} px beyond its {size}; check the box and the '
+                'recorded size',
+                'warning',
+            )
+    counter.add(annotation, image, bbox, 'left out' if left_out else 'ignored' if crowd else 'learned')
+    return issues, annotation

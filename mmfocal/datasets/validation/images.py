@@ -1,158 +1,156 @@
-"""What is wrong with one image file, looked at in full."""
+"""Issues of image files, label maps and PNGs of segments, each decoded in full."""
 
 import os
 import tempfile
 import warnings
+from collections.abc import Collection
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from mmfocal.datasets.validation import label_maps as label_map_checks
-from mmfocal.datasets.validation.issues import Fault, wrong_size
+from mmfocal.datasets.validation.files import ORIENTATION, read_exif_orientation, read_image_size
+from mmfocal.datasets.validation.issues import Issue, errors_of, quote_some
+from mmfocal.datasets.validation.label_maps import find_value_issues
 from mmfocal.errors import DataError
 
-# What MMCV's loading as 'color' makes of pixels that are not 8-bit RGB.
+# What loading as 'color' makes of pixels that are not 8-bit RGB.
 MODES = {
-    'CMYK': 'CMYK, which loading converts without its colour profile, so colours may be off; convert it to RGB',
-    'L': 'grey, which loading repeats to three equal channels',
-    'LA': 'grey with transparency, which loading ignores',
-    '1': 'black and white, which loading repeats to three equal channels',
-    'P': 'of palette colours, which loading converts to RGB',
-    'RGBA': 'with transparency, which loading ignores, so what is hidden shows',
+    'CMYK': 'is CMYK, which is loaded without its colour profile, so colours may be off; convert it to RGB',
+    'L': 'is grey, which is loaded as three equal channels',
+    'LA': 'is grey with transparency, which loading ignores',
+    '1': 'is black and white, which is loaded as three equal channels',
+    'P': 'has palette colours, which are loaded as RGB',
+    'RGBA': 'has transparency, which loading ignores, so hidden colours show',
 }
-DEEP = 'of more than 8 bits, of which loading keeps the upper 8; see whether enough is left'
-ORIENTATION = 0x112  # the EXIF tag
 
 
-def image_faults(path, image_id=None, recorded=None):
-    """Decodes an image and says what is wrong with it.
+def find_image_issues(path: str, image_id: Any = None, recorded: tuple[int, int] | None = None) -> list[Issue]:
+    """Decodes an image and returns what is wrong with it.
 
-    Pillow sees more of a damaged file than OpenCV, which MMCV loads with; both have to read it.
+    Pillow detects more damage than OpenCV, which MMCV loads with; both have to read the file.
 
     Args:
-        path (str): A local file.
-        image_id (int | str, optional): Its id in the annotation file.
-        recorded (tuple[int, int], optional): The height and width in px that the annotation file has.
-
-    Returns:
-        list[Fault]: Errors and warnings.
+        path: Local file.
+        image_id: Its id in the annotation file.
+        recorded: Height and width in px in the annotation file.
     """
-    faults = []
+    issues = []
 
-    def add(kind, sentence, level='error'):
-        faults.append(Fault(kind, f'{path}: {sentence}', path, image_id, level=level))
+    def add(kind: str, message: str, level: str = 'error') -> None:
+        issues.append(Issue(kind, f'{path}: {message}', path, image_id, level=level))
 
     try:
         with DecoderMessages() as messages:
-            image = _read(path)
+            image = _decode(path)
             with open(path, 'rb') as file:
                 pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
-    except Unreadable as fault:
-        add(*fault.args)
-        return faults
+    except Unreadable as error:
+        add(*error.args)
+        return issues
     except cv2.error:
         pixels = None
     if pixels is None:
         add('not an image', 'cannot be decoded by OpenCV, which training loads with; write it again as JPEG or PNG')
-        return faults
+        return issues
     if messages.text:
-        add(
-            'damaged', f'was decoded, but the decoder says "{messages.text}"; look at it, and write it again', 'warning'
-        )
+        add('damaged', f'was decoded, but the decoder reports "{messages.text}"; write it again', 'warning')
     if recorded is not None and pixels.shape[:2] != tuple(recorded):
-        add('wrong size', wrong_size(path, image_id, tuple(recorded), pixels.shape[:2]).removeprefix(f'{path}: '))
+        message = wrong_size_message(path, image_id, tuple(recorded), pixels.shape[:2])
+        issues.append(Issue('wrong size', message, path, image_id))
     elif image.getexif().get(ORIENTATION, 1) not in (0, 1):
         add(
             'EXIF rotation',
-            'is rotated by its EXIF tag, which loading applies; see whether its annotations are of the rotated image',
+            'is rotated by its EXIF tag, which loading applies; check that its annotations fit the rotated image',
             'warning',
         )
     if image.mode in MODES:
-        add('CMYK' if image.mode == 'CMYK' else 'not RGB', f'is {MODES[image.mode]}', 'warning')
-    elif image.mode.startswith(('I', 'F')):
-        add('16-bit', f'is {DEEP}', 'warning')
-    return faults
+        add('CMYK' if image.mode == 'CMYK' else 'not RGB', MODES[image.mode], 'warning')
+    elif image.mode.startswith('I'):
+        add('16-bit', 'has more than 8 bits, of which loading keeps the upper 8; convert it to 8 bits', 'warning')
+    elif image.mode.startswith('F'):
+        add('floating point', 'has floating-point values, which loading cuts to 0–255; convert it to 8 bits', 'warning')
+    return issues
 
 
-def label_map_faults(path, image_path, num_classes, first=0, ignore_index=255):
-    """Decodes a label map and says what is wrong with it.
+def find_label_map_issues(
+    path: str, image_path: str, num_classes: int, first: int = 0, ignore_index: int = 255
+) -> list[Issue]:
+    """Decodes a label map and returns what is wrong with it.
 
     Args:
-        path (str): A local file.
-        image_path (str): Its image's file.
-        num_classes, first, ignore_index: As of `label_map_checks.check_values`.
-
-    Returns:
-        list[Fault]: Errors.
+        path: Local file.
+        image_path: Its image.
+        num_classes, first, ignore_index: As of `label_maps.find_value_issues`.
     """
     try:
         with DecoderMessages():
-            values = np.array(_read(path)).squeeze()
-    except Unreadable as fault:
-        return [Fault(fault.args[0], f'{path}: {fault.args[1]}', path)]
+            values = np.array(_decode(path)).squeeze()
+    except Unreadable as error:
+        return [Issue(error.args[0], f'{path}: {error.args[1]}', path)]
     values = values.astype(np.uint8) if values.dtype == bool else values
-    faults = []
-    for kind, check, args in (
-        ('label map of another shape', label_map_checks.check_shape, [_loaded_size(image_path)]),
-        ('label value beyond the classes', label_map_checks.check_values, [num_classes, first, ignore_index]),
-    ):
-        try:
-            check(values, path, *args)
-        except DataError as error:
-            faults.append(Fault(kind, str(error), path))
-            if values.ndim != 2:
-                break
-    return faults
+    return find_value_issues(values, path, num_classes, first, ignore_index, _loaded_size(image_path), image_path)
 
 
-def segment_map_faults(path, image_id, recorded, numbers):
-    """Decodes a PNG of panoptic segments and says what is wrong with it.
+def find_segment_map_issues(
+    path: str, image_id: Any, recorded: tuple[int, int], segment_ids: Collection[int] | None = None
+) -> list[Issue]:
+    """Decodes a PNG of panoptic segments and returns what is wrong with it.
 
     Args:
-        path (str): A local file.
-        image_id (int | str): Its image's id.
-        recorded (tuple[int, int]): The image's height and width in px.
-        numbers (Sequence[int]): Ids of the segments that the annotation file lists.
-
-    Returns:
-        list[Fault]: Errors and warnings.
+        path: Local file.
+        image_id: Its image's id.
+        recorded: The image's height and width in px.
+        segment_ids: Ids of the segments in the annotation file. Default: not compared.
     """
-    faults = [fault for fault in image_faults(path, image_id, recorded) if fault.level == 'error']
-    if faults:
-        return faults
+    errors = errors_of(find_image_issues(path, image_id, recorded))
+    if errors or segment_ids is None:
+        return errors
     with DecoderMessages():
         blue, green, red = cv2.split(cv2.imread(path).astype(np.int64))
     shown = set(np.unique(red + 256 * green + 65536 * blue).tolist()) - {0}
+    issues = []
     for kind, ids, what in (
-        ('unknown segment', shown - set(numbers), 'shows the segments {}, which the annotation file does not list'),
-        (
-            'segment without pixels',
-            set(numbers) - shown,
-            'has no pixel of the segments {}, which the annotation file lists',
-        ),
+        ('unknown segment', shown - set(segment_ids), 'shows the segments {}, which the annotation file lacks'),
+        ('segment without pixels', set(segment_ids) - shown, 'has no pixel of the annotated segments {}'),
     ):
         if ids:
-            few = ', '.join(map(str, sorted(ids)[:5])) + (f' and {len(ids) - 5} more' if len(ids) > 5 else '')
-            faults.append(
-                Fault(kind, f'{path}: {what.format(few)}; export both again', path, image_id, level='warning')
-            )
-    return faults
+            message = f'{path}: {what.format(quote_some(ids))}; export both again'
+            issues.append(Issue(kind, message, path, image_id, level='warning'))
+    return issues
+
+
+def wrong_size_message(path: str, image_id: Any, recorded: tuple[int, int], loaded: tuple[int, int]) -> str:
+    """Returns the message about an image that has another size than its annotation file records.
+
+    Args:
+        path: Image.
+        image_id: Its id in the annotation file.
+        recorded, loaded: Heights and widths in px.
+    """
+    why = ''
+    if tuple(loaded) == tuple(recorded)[::-1] and _swaps_sides(path):
+        why = ' (rotated by its EXIF tag, which loading applies)'
+    return (
+        f'{path}: {loaded[1]} x {loaded[0]} px{why}, but its annotation file records {recorded[1]} x {recorded[0]} px '
+        f'for image {image_id!r}; correct the size and the annotations there, or the image'
+    )
 
 
 class Unreadable(Exception):
-    """What is wrong with a file that has no pixels to look at: kind and sentence."""
+    """Kind and message of what is wrong with a file that cannot be decoded."""
 
 
 class DecoderMessages:
-    """Catches what the decoders' C code writes to the standard error output: `text`, its first line."""
+    """Captures what the decoders' C code writes to stderr: `text` is its first line."""
 
-    def __enter__(self):
+    def __enter__(self) -> 'DecoderMessages':
         self.file, self.stderr, self.text = tempfile.TemporaryFile(), os.dup(2), ''
         os.dup2(self.file.fileno(), 2)
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         os.dup2(self.stderr, 2)
         os.close(self.stderr)
         with self.file:
@@ -160,29 +158,36 @@ class DecoderMessages:
             self.text = self.file.readline().decode(errors='replace').strip()
 
 
-def _loaded_size(path):
-    """Height and width in px that an image is loaded with, or None where it has none."""
+def _swaps_sides(path: str) -> bool:
+    return read_exif_orientation(path) in (5, 6, 7, 8)
+
+
+def _loaded_size(path: str) -> tuple[int, int] | None:
+    """Returns height and width in px after EXIF rotation, or None if the header cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of images of more than 89 million pixels
-            with Image.open(path) as image:
-                turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-                return image.size if turned else image.size[::-1]
-    except Exception:  # which `image_faults` tells
+        size = read_image_size(path)
+    except DataError:  # which `find_image_issues` reports
         return None
+    return size[::-1] if size and _swaps_sides(path) else size
 
 
-def _read(path):
-    """A file's image, decoded by Pillow."""
+def _decode(path: str) -> Image.Image:
+    """Returns an image decoded by Pillow.
+
+    Raises:
+        Unreadable: With the kind and the message of what is wrong.
+    """
+    if os.path.islink(path) and not os.path.exists(path):
+        raise Unreadable('missing file', f'is a link to {os.readlink(path)}, which does not exist; restore that file')
     if not os.path.exists(path):
         raise Unreadable('missing file', 'not found; fetch it again, or remove what names it')
     if not os.path.isfile(path):
-        raise Unreadable('not an image', 'is no file; correct its name')
+        raise Unreadable('not an image', 'is not a file; correct its name')
     if not os.path.getsize(path):
         raise Unreadable('empty file', 'has no bytes; fetch it again')
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of images of more than 89 million pixels
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)
             image = Image.open(path)
             with image:
                 image.load()
@@ -190,11 +195,9 @@ def _read(path):
     except PermissionError as error:
         raise Unreadable('unreadable file', 'may not be read; change its permissions') from error
     except Image.DecompressionBombError as error:
-        raise Unreadable(
-            'too large', 'claims more than 178 million pixels; see whether it is meant to, and write it smaller'
-        ) from error
+        raise Unreadable('too large', 'claims more than 178 million pixels; split it into tiles') from error
     except Image.UnidentifiedImageError as error:
         raise Unreadable('not an image', 'is not an image; fetch it again') from error
-    except Exception as error:  # decoders have many kinds
+    except Exception as error:  # Pillow's decoders raise many types
         kind = 'truncated' if 'truncated' in str(error) else 'damaged'
-        raise Unreadable(kind, f'is cut short or damaged ({error}); fetch or write it again') from error
+        raise Unreadable(kind, f'is truncated or damaged ({error}); fetch or write it again') from error

@@ -1,68 +1,78 @@
-"""Whether a COCO annotation's mask can be drawn: polygons, and run lengths as numbers or compressed.
+"""Whether an annotation's mask, polygons or run lengths, can be drawn by pycocotools.
 
-What draws them, pycocotools, takes much on trust: run lengths that do not sum to the size, or a coordinate
-far away, cost an unrelated error at best.
+pycocotools trusts its input: run lengths that do not sum to the size, or a coordinate far away, end in an unrelated
+error at best.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
-from mmfocal.datasets.validation.issues import short
+from mmfocal.datasets.validation.issues import shorten
 
-FAR = 1e5  # px from the origin, beyond which an outline cannot be meant; drawing costs time and memory by length
+MAX_COORDINATE = 1e5  # px from the origin; drawing takes time and memory in proportion to length
 
 
-def mask_fault(segmentation, height, width):
-    """Looks at one mask.
+def find_mask_problem(segmentation: Any, height: int, width: int) -> tuple[str, str] | None:
+    """Returns what is wrong with a mask.
 
     Args:
         segmentation: The annotation's `segmentation`.
-        height, width (int): The image's recorded size in px.
+        height, width: The image's recorded size in px.
 
     Returns:
-        tuple[str, str] | None: Kind and description of what is wrong, or None.
+        Kind and description of the problem, or None.
     """
     if not segmentation:
         return 'no mask', 'no segmentation'
     if isinstance(segmentation, list):
-        return _polygon_fault(segmentation)
+        return _find_polygon_problem(segmentation)
     if isinstance(segmentation, dict):
-        return _run_length_fault(segmentation, height, width)
-    return 'invalid mask', f'the segmentation {short(segmentation)}, neither polygons nor run lengths'
+        return _find_run_length_problem(segmentation, height, width)
+    return 'invalid mask', f'the segmentation {shorten(segmentation)}, neither polygons nor run lengths'
 
 
-def short_polygons(segmentation):
-    """How many of a mask's polygons have fewer than three points; MMDetection leaves them out."""
-    return sum(len(polygon) < 6 for polygon in segmentation) if isinstance(segmentation, list) else 0
+def is_short(polygon: list) -> bool:
+    """Returns whether a polygon has fewer than three points; MMDetection drops such polygons."""
+    return len(polygon) < 6
 
 
-def _polygon_fault(polygons):
+def decode_run_lengths(counts: list[int] | str) -> list[int] | None:
+    """Returns COCO's run lengths as a list, or None if they cannot be read."""
+    if isinstance(counts, list):
+        return counts if all(type(count) is int and count >= 0 for count in counts) else None
+    return _decompress(counts) if isinstance(counts, str) else None
+
+
+def _find_polygon_problem(polygons: list) -> tuple[str, str] | None:
     for polygon in polygons:
         if not isinstance(polygon, list):
-            return 'invalid polygon', f'{short(polygon)} in place of a list of coordinates'
+            return 'invalid polygon', f'{shorten(polygon)} instead of a list of coordinates'
         try:
-            total = sum(polygon)
-            sound = not polygon or math.isfinite(total) and -FAR <= min(polygon) and max(polygon) <= FAR
+            sound = not polygon or (
+                math.isfinite(sum(polygon)) and -MAX_COORDINATE <= min(polygon) and max(polygon) <= MAX_COORDINATE
+            )
         except (TypeError, OverflowError):
             sound = False
         if not sound:
-            return 'invalid polygon', 'a polygon with coordinates that are no numbers, not finite, or far away'
+            return 'invalid polygon', 'a polygon with coordinates that are not finite numbers, or far away'
         if len(polygon) % 2:
             return 'invalid polygon', f'a polygon with an odd number of coordinates, {len(polygon)}'
+    if all(map(is_short, polygons)):
+        points = max(len(polygon) // 2 for polygon in polygons)
+        hint = ' (opposite corners of a rectangle need all four)' if points == 2 else ''
+        return 'no mask', f'no polygon of three points or more{hint}'
     return None
 
 
-def _run_length_fault(mask, height, width):
-    counts, size = mask.get('counts'), mask.get('size')
+def _find_run_length_problem(mask: dict, height: int, width: int) -> tuple[str, str] | None:
+    size = mask.get('size')
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int for side in size)):
-        return 'invalid RLE', f'run lengths of the size {short(size)}, not [height, width]'
+        return 'invalid RLE', f'run lengths of the size {shorten(size)}, not [height, width]'
     if size != [height, width]:
-        return 'RLE of another size', f"run lengths of {size[1]} x {size[0]} px, not its image's {width} x {height}"
-    if isinstance(counts, list):
-        lengths = counts if all(type(count) is int and count >= 0 for count in counts) else None
-    else:
-        lengths = _decompress(counts) if isinstance(counts, str) else None
+        return 'RLE of another size', f'run lengths of {size[1]} x {size[0]} px, but its image has {width} x {height}'
+    lengths = decode_run_lengths(mask.get('counts'))
     if lengths is None:
         return 'invalid RLE', 'run lengths that cannot be read'
     if sum(lengths) != height * width:
@@ -70,11 +80,11 @@ def _run_length_fault(mask, height, width):
     return None
 
 
-def _decompress(text):
-    """COCO's run lengths from their text, or None where they cannot be.
+def _decompress(text: str) -> list[int] | None:
+    """Returns COCO's run lengths from their text, or None.
 
-    A length is written in digits of 5 bits, low ones first, with a sixth bit where more follow; from the
-    fourth on it is the difference to the length before the last.
+    A length is written in digits of 5 bits, low ones first, with a sixth bit if more follow; from the fourth on it is
+    the difference to the length before the last.
     """
     try:
         digits = np.frombuffer(text.encode('ascii'), np.uint8).astype(np.int64) - 48

@@ -1,141 +1,121 @@
-"""Checks of COCO's panoptic format, each fault one sentence: what is wrong, in which file, what to do."""
+"""Issues of annotation files in COCO's panoptic format."""
 
-from mmfocal.datasets.validation import annotations as coco_checks
-from mmfocal.datasets.validation.issues import Fault, short
-from mmfocal.errors import ConfigError, DataError
+from typing import Any
 
-SEGMENT = {'id', 'category_id', 'bbox', 'area', 'iscrowd'}  # what MMDetection reads of each
+from mmfocal.datasets.validation.annotations import (
+    check_entries,
+    find_format_issues,
+    is_box,
+    read_flag,
+    unknown_id_message,
+    validate_images,
+)
+from mmfocal.datasets.validation.categories import find_kind_issues, match_categories
+from mmfocal.datasets.validation.issues import Issue, is_id, quote_some, shorten
+from mmfocal.errors import ConfigError
+
+SEGMENT_FIELDS = {'id', 'category_id', 'bbox', 'area'}  # what MMDetection reads of each segment
 
 
-def segment_faults(coco, name, test_mode=False):
-    """Looks for all that MMDetection could not load in an annotation file of panoptic segments.
+def validate_panoptic(
+    coco: Any, name: str, metainfo: dict, *, test_mode: bool = False, default_classes: bool = False
+) -> tuple[list[Issue], dict | None]:
+    """Finds all issues of an annotation file of panoptic segments, and normalizes what is sound.
 
     Args:
-        coco (dict): The parsed file.
-        name (str): What sentences call the file.
-        test_mode (bool): Whether `annotations` may be absent, as in test-dev's files. Default: False.
+        coco: The parsed file.
+        name: What messages call the file.
+        metainfo: With `classes`, `thing_classes` and `stuff_classes`.
+        test_mode: Whether `annotations` may be absent, as in test-dev's files.
+        default_classes: Whether `metainfo` is the data set's own, which the config does not override.
 
-    Yields:
-        Fault: Each fault; the entry to leave out is the whole of an image's segments, since its PNG shows
-        all of them.
-
-    Raises:
-        DataError: If it is not in COCO's panoptic format at all.
+    Returns:
+        Issues, and the file without the entries of errors: categories in the order of `classes`, flags as numbers. None
+        if the file is not in COCO format.
     """
-    yield from coco_checks.annotation_faults({**coco, 'annotations': []} if isinstance(coco, dict) else coco, name)
-    category_ids = _ids(coco['categories'])
-    image_ids = _ids(coco['images'])
-    annotations = coco.get('annotations', [] if test_mode else None)
-    if not isinstance(annotations, list):
-        raise DataError(f"{name}: has no list of 'annotations'; name a file in COCO's panoptic format")
-    for index, annotation in enumerate(annotations):
-        entry = 'annotations', index
-        image_id, segments = (
-            (annotation.get(key) for key in ('image_id', 'segments_info'))
-            if isinstance(annotation, dict)
-            else (None, None)
+    issues = find_format_issues(coco, name, test_mode)
+    if issues:
+        return issues, None
+    found, categories, _ = check_entries(coco, 'categories', {'id', 'name'}, name)
+    issues += found
+    found, ordered = match_categories(list(categories.values()), metainfo['classes'], name, test_mode, default_classes)
+    issues += found
+    if not found or all(issue.level != 'error' for issue in found):
+        things = metainfo.get('thing_classes', ())
+        ordered = [
+            category if category['id'] in categories else {**category, 'isthing': int(category['name'] in things)}
+            for category in ordered
+        ]
+        issues += find_kind_issues(metainfo, ordered, name)
+    found, images, bad_images = validate_images(coco, name)
+    issues += found
+    annotations = []
+    unnamed: dict = {}
+    for index, annotation in enumerate(coco.get('annotations', ())):
+        found, annotation = _validate_entry(annotation, index, name, categories, images, bad_images)
+        issues += found
+        if annotation is None:
+            continue
+        annotations.append(annotation)
+        for segment in annotation['segments_info']:
+            if categories[segment['category_id']]['name'] not in metainfo['classes']:
+                unnamed[segment['category_id']] = categories[segment['category_id']]['name']
+    if unnamed:
+        message = (
+            f'metainfo.classes lacks {quote_some(unnamed.values())}, of which {name} has segments; '
+            'add it, or remove those segments from the file'
         )
-        if not coco_checks.is_id(image_id) or not isinstance(segments, list):
-            yield Fault(
-                'entry without a field',
-                f'{name}: annotations[{index}] lacks its image_id or its list of '
-                "segments_info; name a file in COCO's panoptic format, such as panoptic_train2017.json",
-                name,
-                entry=entry,
-            )
-        elif image_id not in image_ids:
-            yield Fault(
-                'unknown image',
-                f'{name}: annotations[{index}] has image_id {short(image_id)}, which is '
-                "not in the file's images; add the image or remove the annotation",
-                name,
-                image_id,
-                entry=entry,
-            )
-        else:
-            numbers = set()
-            for segment in segments:
-                kind, sentence = _segment_fault(segment, category_ids, numbers, f'image {short(image_id)}')
-                if kind:
-                    about = segment.get('id') if isinstance(segment, dict) else None
-                    yield Fault(kind, f'{name}: {sentence}', name, image_id, about, entry=entry)
-                else:
-                    numbers.add(segment['id'])
+        issues.append(Issue('classes', message, name, error=ConfigError))
+    return issues, {**coco, 'images': list(images.values()), 'categories': ordered, 'annotations': annotations}
 
 
-def check_things_and_stuff(metainfo, categories, name):
-    """Checks both kinds of classes against the file's: MMDetection numbers things from 0, and stuff after.
-
-    Args:
-        metainfo (dict): With classes, thing_classes and stuff_classes.
-        categories (list[dict]): The file's, checked.
-        name (str): What errors call the file.
-
-    Raises:
-        DataError: If a category does not say whether it is a thing, or stuff stands before things.
-        ConfigError: If `metainfo` has other things or stuff, or in another order.
-    """
-    kinds = {True: [], False: []}
-    for category in categories:
-        if 'isthing' not in category:
-            raise DataError(f'{name}: category {category["id"]!r} lacks isthing; add it, 1 for things or 0 for stuff')
-        if category['name'] in metainfo['classes']:
-            kinds[bool(category['isthing'])].append(category['name'])
-    for key, kind in (('thing_classes', True), ('stuff_classes', False)):
-        if list(metainfo[key]) != kinds[kind]:
-            raise ConfigError(
-                f'metainfo.{key}: {name} has isthing={kind:d} for others of metainfo.classes, '
-                f'or has them in another order; write {key}={tuple(kinds[kind])!r}'
-            )
-    if list(metainfo['classes']) != kinds[True] + kinds[False]:
-        raise DataError(f'{name}: has a category of stuff before one of things; list all things first')
-
-
-def check_named(classes, coco, name):
-    """Refuses classes that leave out a category which segments have: MMDetection would have no label for them.
-
-    Args:
-        classes (Sequence[str]): `metainfo.classes`.
-        coco (dict): The parsed file; its categories checked, its segments perhaps not.
-        name (str): What errors call the file.
-
-    Raises:
-        ConfigError: If one is left out.
-    """
-    unnamed = {category['id']: category['name'] for category in coco['categories'] if category['name'] not in classes}
-    for annotation in coco.get('annotations', ()) if unnamed else ():
-        segments = annotation.get('segments_info') if isinstance(annotation, dict) else None
-        for segment in segments if isinstance(segments, list) else ():
-            category_id = segment.get('category_id') if isinstance(segment, dict) else None
-            if coco_checks.is_id(category_id) and category_id in unnamed:
-                raise ConfigError(
-                    f'metainfo.classes lacks {short(unnamed[category_id])}, of which {name} has '
-                    'segments; name it, or take those segments out of the file'
-                )
-
-
-def _segment_fault(segment, category_ids, numbers, here):
-    if not isinstance(segment, dict) or not SEGMENT <= segment.keys():
-        return 'segment without a field', (
-            f'a segment of {here} is {short(segment)}; write an object with {", ".join(sorted(SEGMENT))}'
+def _validate_entry(
+    annotation: Any, index: int, name: str, categories: dict, images: dict, bad_images: set
+) -> tuple[list[Issue], dict | None]:
+    """Returns the issues of an image's segments, and the entry normalized, or None if it has an error."""
+    entry = 'annotations', index
+    fields = ('image_id', 'segments_info')
+    image_id, segments = (annotation.get(key) if isinstance(annotation, dict) else None for key in fields)
+    if not is_id(image_id) or not isinstance(segments, list):
+        message = (
+            f'{name}: annotations[{index}] lacks its image_id or its list of segments_info; '
+            "name a file in COCO's panoptic format, such as panoptic_train2017.json"
         )
+        return [Issue('entry without a field', message, name, entry=entry)], None
+    if image_id not in images:
+        if image_id in bad_images:  # whose issue is listed
+            return [], None
+        message = f'{name}: annotations[{index}] has image_id {unknown_id_message(image_id, "images", images)}'
+        return [Issue('unknown image', message, name, image_id, entry=entry)], None
+    issues, sound, ids = [], [], set()
+    for segment in segments:
+        here = f'image {shorten(image_id)}'
+        kind, message = _find_segment_problem(segment, categories, ids, here)
+        if kind:
+            about = segment.get('id') if isinstance(segment, dict) else None
+            issues.append(Issue(kind, f'{name}: {message}', name, image_id, about, entry=entry))
+            continue
+        ids.add(segment['id'])
+        sound.append({**segment, 'iscrowd': read_flag(segment.get('iscrowd', 0))})
+    return issues, None if issues else {**annotation, 'segments_info': sound}
+
+
+def _find_segment_problem(segment: Any, categories: dict, ids: set, here: str) -> tuple[str, str] | tuple[None, None]:
+    if not isinstance(segment, dict) or not SEGMENT_FIELDS <= segment.keys():
+        fields = ', '.join(sorted(SEGMENT_FIELDS))
+        return 'segment without a field', f'a segment of {here} is {shorten(segment)}; write an object with {fields}'
     number, category_id = segment['id'], segment['category_id']
-    if not isinstance(number, int) or number in numbers:
-        return 'duplicate id', (
-            f"{here} has a segment with the id {short(number)}; write a whole number, the segment's own"
-        )
-    if not coco_checks.is_id(category_id) or category_id not in category_ids:
-        return 'unknown category', (
-            f'segment {number} of {here} has category_id {short(category_id)}, which is not '
-            "in the file's categories; add the category or correct the segment"
-        )
-    if not coco_checks.is_box(segment['bbox'], segment['area']):
-        return 'box that is not numbers', (
-            f'segment {number} of {here} has bbox {short(segment["bbox"])} and area {short(segment["area"])}; '
+    if not isinstance(number, int) or number in ids:
+        return 'duplicate id', f'{here} has a segment with the id {shorten(number)}; write a unique integer'
+    if not is_id(category_id) or category_id not in categories:
+        what = unknown_id_message(category_id, 'categories', categories).replace('the annotation', 'the segment')
+        return 'unknown category', f'segment {number} of {here} has category_id {what}'
+    if read_flag(segment.get('iscrowd', 0)) is None:
+        flag = shorten(segment['iscrowd'])
+        return 'invalid flag', f'segment {number} of {here} has iscrowd {flag}; write the number 0 or 1'
+    if not is_box(segment['bbox'], segment['area']):
+        return 'invalid box', (
+            f'segment {number} of {here} has bbox {shorten(segment["bbox"])} and area {shorten(segment["area"])}; '
             'write four finite numbers [x, y, width, height] and one, in pixels'
         )
     return None, None
-
-
-def _ids(entries):
-    return {entry['id'] for entry in entries if isinstance(entry, dict) and coco_checks.is_id(entry.get('id'))}

@@ -11,9 +11,10 @@ from torch import Tensor
 class PointAssignerV2(BaseAssigner):
     """Assigns each box to the points of one level that lie nearest to its centre (RepPoints V2's initial stage).
 
-    The level is the mean of log2(w / scale) and log2(h / scale), cut to an integer and clamped to the levels that there are;
-    distances are divided by the box's width and height. A point that several boxes claim goes to the nearest one, the first of
-    equally near ones. MMDetection's `PointAssigner` gives the same, box by box, and fails where a level has fewer than `pos_num` points.
+    The level is the mean of log2(w / scale) and log2(h / scale), cut to an integer and clamped to the levels that
+    there are; distances are divided by the box's width and height. A point that several boxes claim goes to the
+    nearest one, the first of equally near ones. MMDetection's `PointAssigner` gives the same, box by box, and fails
+    where a level has fewer than `pos_num` points.
 
     Args:
         scale (int): Sides of a box, over its level's stride. Defaults to 4.
@@ -66,9 +67,9 @@ class PointAssignerV2(BaseAssigner):
 class PointHMAssigner(BaseAssigner):
     """Targets of RepPoints V2's corner heatmaps and their offsets.
 
-    On every level the point nearest to a corner is positive, with the corner's offset from it in strides; where several boxes claim a
-    point, the last one's. Around the corner itself the heatmap falls off as a Gaussian over pixels, whose radius is the one within which
-    a moved corner leaves an IoU of `gaussian_iou`.
+    On every level the point nearest to a corner is positive, with the corner's offset from it in strides; where
+    several boxes claim a point, the last one's. Around the corner itself the heatmap falls off as a Gaussian over
+    pixels, whose radius is the one within which a moved corner leaves an IoU of `gaussian_iou`.
 
     Args:
         gaussian_bump (bool): Whether there are values between 0 and 1. Defaults to True.
@@ -93,8 +94,8 @@ class PointHMAssigner(BaseAssigner):
             gt_instances_ignore (InstanceData): Not used: what is ignored is background here, as in the released code.
 
         Returns:
-            tuple[InstanceData, InstanceData]: For top-left and bottom-right corners: `heatmap` (n,), `offset` (n, 2), x and y in
-            strides, and `positive` (n,), bool.
+            tuple[InstanceData, InstanceData]: For top-left and bottom-right corners: `heatmap` (n,), `offset` (n, 2),
+            x and y in strides, and `positive` (n,), bool.
         """
         points, boxes = pred_instances.priors, gt_instances.bboxes
         radius = gaussian_radius(boxes[:, 2:] - boxes[:, :2], self.gaussian_iou)

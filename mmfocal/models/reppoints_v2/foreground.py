@@ -19,7 +19,8 @@ def foreground_weights(
         stride (int): Pixels a cell. A box covers all the cells that it touches.
 
     Returns:
-        Tensor: (B, num_classes, *size), on the boxes' device: 0 for background, and 1 / area, of the smallest box of that class there,
+        Tensor: (B, num_classes, *size), on the boxes' device: 0 for background, and 1 / area, of the smallest box of
+            that class there,
         for foreground.
     """
     boxes = batch_gt_instances[0].bboxes
@@ -61,7 +62,8 @@ class SEPFocalLoss(nn.Module):
             weight (Tensor): Of the same shape: positive for foreground, 0 for background.
 
         Returns:
-            Tensor: Foreground's weighted mean (0 where there is none), plus background's sum over the number of foreground cells, or 1.
+            Tensor: Foreground's weighted mean (0 where there is none), plus background's sum over the number of
+                foreground cells, or 1.
         """
         foreground = weight > 0
         loss = py_sigmoid_focal_loss(pred, foreground, gamma=self.gamma, alpha=self.alpha, reduction='none')

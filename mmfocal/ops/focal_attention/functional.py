@@ -17,10 +17,12 @@ def focal_attention(
     dropout_p: float = 0.0,
     backend: str = 'auto',
 ) -> Tensor:
-    """Focal self-attention: the queries of a window attend to the window, to the ring around it, and to pooled tokens further out.
+    """Computes focal self-attention: a window attends to itself, to the ring around it, and to pooled tokens further
+    out.
 
-    Maps are channels last, of any floating type, on any device, contiguous or not. The keys of a window are ordered: its own
-    window_size² tokens; its ring, row-major; the region of each pooled level, row-major (the paper's section 3.2).
+    Maps are channels last, of any floating type, on any device, contiguous or not. The keys of a window are ordered:
+    its own window_size² tokens; its ring, row-major; the region of each pooled level, row-major (the paper's section
+    3.2).
 
     Args:
         q: Queries, (B, H, W, heads, head_dim), H and W multiples of the window size, not yet scaled: logits are
@@ -61,7 +63,7 @@ def focal_attention_qkvpacked(
     dropout_p: float = 0.0,
     backend: str = 'auto',
 ) -> Tensor:
-    """`focal_attention` of maps that come from one projection; their gradients come in one tensor too, which saves copies.
+    """Computes `focal_attention` of maps from one projection; their gradients are one tensor too, which saves copies.
 
     Args:
         qkv: (B, H, W, 3, heads, head_dim).
@@ -85,7 +87,8 @@ def focal_attention_qkvpacked(
             raise ValueError(
                 f'focal_attention: pooled_kv[{level}] must be (B, h, w, 2, heads, head_dim), got {tuple(pooled.shape)}'
             )
-    _check_maps(*unpack_maps([qkv], pooled_kv), bias, layout)
+    q, k, v, pairs = unpack_maps([qkv], pooled_kv)
+    _check_maps(q, k, v, pairs, bias, layout)
     return run_backend([qkv], list(pooled_kv), bias, layout, dropout_p, backend)
 
 
@@ -93,7 +96,7 @@ def _check_maps(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    pooled_kv: Sequence[tuple[Tensor, Tensor]],
+    pooled_kv: Sequence[Sequence[Tensor]],
     bias: Tensor | None,
     layout: Layout,
 ) -> None:

@@ -1,8 +1,8 @@
 """Which keys a window sees, and which of them are masked: written once, for every backend.
 
-Names and shapes: `n` windows, `t` = window_size² tokens in a window, `keys` keys per window. The keys of a window are ordered:
-its own t tokens; its ring, the rest of the (window_size + 2·expand_size)² region around it, row-major; for each pooled level
-the square region of pooled tokens, row-major.
+Names and shapes: `n` windows, `t` = window_size² tokens in a window, `keys` keys per window. The keys of a window are
+ordered: its own t tokens; its ring, the rest of the (window_size + 2·expand_size)² region around it, row-major; for
+each pooled level the square region of pooled tokens, row-major.
 """
 
 import functools
@@ -31,8 +31,8 @@ class Layout:
         focal_window: Side of a window's region at the first pooled level (s_r), in pooled tokens, odd; at level l it is
             focal_window + 2^l − 1. Defaults to 7.
         pooled_levels: Number of pooled levels (the paper's L less one). Defaults to 1.
-        border: What the fine level sees beyond the map: 'wrap', its opposite edge, as the released weights were trained;
-            'mask', nothing. Defaults to 'wrap'.
+        border: What the fine level sees beyond the map: 'wrap', its opposite edge, as in the released code; 'mask',
+            nothing. Defaults to 'wrap'.
         shifted: Whether the map was rolled by −(window_size // 2) on both axes: tokens that only the roll brought into
             one window do not see each other there (Swin's mask). Defaults to False.
 
@@ -97,8 +97,9 @@ class Geometry:
     """A layout on a map of one size.
 
     Attributes:
-        key_index: (n, keys), int64, windows in row-major order: positions in `all_tokens`: the map's height·width tokens,
-            those of each pooled level, and last a token of zeros, which stands for everything outside the map.
+        key_index: (n, keys), int64, windows in row-major order: positions in `all_tokens`, which are the map's
+            height·width tokens, those of each pooled level, and last a token of zeros, which stands for everything
+            outside the map.
         mask: (n, keys), float32, added to the logits: 0, −100 or −inf.
         shift_mask: (4, t, t), float32, added to the logits of a window's own tokens; None without a shift.
         shift_kind: (n,), int64, which of the four masks a window takes: 0 inside the map, 1 in the last column of
@@ -114,7 +115,7 @@ class Geometry:
 def cached_per_shape(
     compute: Callable[[Layout, int, int, torch.device], Value],
 ) -> Callable[[Layout, int, int, torch.device], Value]:
-    """Caches what `compute(layout, height, width, device)` returns for the most recent shapes; callers share it read-only."""
+    """Caches what `compute(layout, height, width, device)` returns for the most recent shapes; callers share it."""
     cache: OrderedDict[tuple, Value] = OrderedDict()
 
     @functools.wraps(compute)
@@ -242,7 +243,8 @@ def relative_index(window_size: int, region: int, device: torch.device | None = 
         device: Where to put the index.
 
     Returns:
-        (window_size², region²), int64: (row_q − row_k + region − 1)·(window_size + region − 1) + (col_q − col_k + region − 1).
+        (window_size², region²), int64: (row_q − row_k + region − 1)·(window_size + region − 1) + col_q − col_k +
+        region − 1.
     """
     queries, keys = torch.arange(window_size, device=device), torch.arange(region, device=device)
     difference = queries[:, None] - keys + region - 1

@@ -1,7 +1,7 @@
 """Focal attention as operators of PyTorch's library, for autograd, `torch.compile`, `torch.export` and FLOP counters.
 
-Their maps come as lists: `qkv` is [q, k, v] and `pooled` is [k, v, k, v, …], level by level, each (B, H, W, heads, head_dim).
-Packed maps are one tensor per list entry: `qkv` is [(B, H, W, 3, heads, head_dim)], and `pooled` has one
+Their maps come as lists of either form. Unpacked: `qkv` is [q, k, v] and `pooled` is [k, v, k, v, …], level by level,
+each (B, H, W, heads, head_dim). Packed: `qkv` is one (B, H, W, 3, heads, head_dim), and `pooled` has one
 (B, h, w, 2, heads, head_dim) per level.
 """
 
@@ -70,8 +70,8 @@ def fused_attention(
     """Focal attention by a backend with a backward of its own.
 
     Returns:
-        The output, (B, H, W, heads, head_dim), and for backward the log-sum-exp of each query's logits, (B, H, W, heads) in
-        float32, or an empty tensor if the backend does not save it.
+        The output, (B, H, W, heads, head_dim), and for backward the log-sum-exp of each query's logits, (B, H, W,
+        heads) in float32, or an empty tensor if the backend does not save it.
     """
     with torch.autocast(qkv[0].device.type, enabled=False):
         return load(backend).forward(*unpack_maps(qkv, pooled), bias, unpack_layout(layout))
@@ -145,7 +145,7 @@ fused_attention.register_autograd(_backward, setup_context=_setup_context)
 def focal_attention_flops(shape: Sequence[int], layout: Layout) -> int:
     """Returns the floating-point operations of focal attention's two matrix products.
 
-    Padding to whole windows and keys that masks hide are counted: they are computed. Papers and MMEngine's counter take a
+    Padding to whole windows and masked keys are counted: they are computed. Papers and MMEngine's counter take a
     multiplication with its addition for one: half of this.
 
     Args:

@@ -247,7 +247,7 @@ def convolve(
     deform_groups: int,
 ) -> Tensor:
     """Returns the convolution's output without bias; `geometry` is (stride, padding, dilation)."""
-    if not torchvision_kernels.run_on(input.device.type):
+    if not torchvision_kernels.preferred_on(input.device.type):
         return torch.cat(
             [
                 convolve_image(*image, weight, geometry, groups, deform_groups)
@@ -277,7 +277,7 @@ def gradients(
     deform_groups: int,
 ) -> list[Tensor]:
     """Returns the gradients of the input, the weight, the offsets and, if there is one, the mask."""
-    if torchvision_kernels.run_on(input.device.type):
+    if torchvision_kernels.preferred_on(input.device.type):
         no_mask = mask is None
         tensors = [grad_output, input, weight, offset, input.new_zeros(len(input), 1) if mask is None else mask]
         tensors = list(map(kernel_dtype, tensors))

@@ -110,7 +110,7 @@ def install(operators: str | None = None) -> str:
     Args:
         operators: 'auto'; 'compiled' for MMCV's own; 'torchvision' or 'pytorch' for the stand-in even where compiled
             ones are there, with torchvision's kernels where it has one or without. Default: the environment
-            variable `MMFOCAL_MMCV_OPS`, or 'auto'.
+            variable `MMFOCAL_MMCV_OPS`, or 'auto'. 'auto' takes torchvision's kernels where they are faster.
 
     Returns:
         Which operators run, for the log.
@@ -161,7 +161,7 @@ def use_stand_in(choice: str) -> None:
             )
         spec = ModuleSpec(NAME, StandInLoader())  # type: ignore[arg-type]
         sys.modules[NAME] = module_from_spec(spec)
-    torchvision_kernels.enabled = choice != 'pytorch'
+    torchvision_kernels.enabled, torchvision_kernels.always = choice != 'pytorch', choice == 'torchvision'
     if choice == 'torchvision' and not torchvision_kernels.run_on('cpu'):
         reason = torchvision_kernels.failures.get('cpu', 'not installed')
         raise ConfigError(
@@ -215,12 +215,13 @@ def describe() -> str:
 def describe_stand_in(device_type: str) -> str:
     """Returns which operators the stand-in runs on a device type."""
     if torchvision_kernels.run_on(device_type):
-        return f'torchvision {sys.modules["torchvision"].__version__}, and PyTorch where torchvision has none'
+        rest = 'where torchvision has none' if torchvision_kernels.preferred_on(device_type) else 'apart from NMS'
+        return f'torchvision {sys.modules["torchvision"].__version__}, PyTorch {rest}'
     failure = torchvision_kernels.failures.get(device_type)
     return f"PyTorch (torchvision's do not run: {failure})" if failure else 'PyTorch'
 
 
-HOW_TO_COMPILE = 'compile MMCV: MMCV_WITH_OPS=1 pip install --no-binary mmcv mmcv'
+HOW_TO_COMPILE = 'compile MMCV: pip uninstall mmcv-lite; MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary mmcv mmcv==2.1.0'
 
 
 def missing(name: str) -> Callable:

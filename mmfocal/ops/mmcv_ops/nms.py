@@ -6,8 +6,8 @@ from torch import Tensor
 from mmfocal.ops.mmcv_ops import torchvision_kernels
 from mmfocal.ops.mmcv_ops.dtypes import as_float32, compute_dtype
 
-# Boxes whose IoU with all later boxes is computed at once: 512 x 10,000 float32 are 20 MB.
-CHUNK = 512
+# Boxes that are decided at once; their IoU with all later boxes should fit a processor's cache.
+CHUNK = 128
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -26,31 +26,32 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     threshold = as_float32(iou_threshold)
     if offset == 0 and torchvision_kernels.run_on(boxes.device.type):
         return torch.ops.torchvision.nms(boxes, scores.to(boxes.dtype), threshold)
-    order = scores.argsort(descending=True, stable=True)
-    return order[greedy(boxes[order], threshold, offset)]
+    return greedy(boxes, scores.argsort(descending=True, stable=True), threshold, offset)
 
 
-def greedy(boxes: Tensor, threshold: float, offset: int) -> Tensor:
-    """Returns which boxes, sorted by descending score, are kept.
+def greedy(boxes: Tensor, order: Tensor, threshold: float, offset: int) -> Tensor:
+    """Returns those of the indices, in order of descending score, whose boxes are kept.
 
-    Within a chunk, `keep = no kept earlier box overlaps` is iterated to its fixed point. After k iterations the first k
-    boxes are final, so that the result is that of the sequential loop; a few iterations do.
+    The next chunk of boxes is decided at once: `keep = no kept earlier box overlaps` is iterated to its fixed point.
+    After k iterations the first k boxes are final, so that the result is that of the sequential loop; a few iterations
+    do. Boxes that kept ones suppress are dropped before the next chunk.
     """
-    keep = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
-    for start in range(0, len(boxes), CHUNK):
-        stop = min(start + CHUNK, len(boxes))
-        overlap = box_iou(boxes[start:stop], boxes[start:], offset) > threshold
-        inside = overlap[:, : stop - start].triu(diagonal=1)
-        candidates = keep[start:stop]
-        kept = candidates
+    kept = []
+    while len(order):
+        chunk, rest = order[:CHUNK], order[CHUNK:]
+        inside = (box_iou(boxes[chunk], boxes[chunk], offset) > threshold).triu_(diagonal=1)
+        keep = torch.ones_like(chunk, dtype=torch.bool)
         while True:
-            updated = candidates & ~(inside & kept[:, None]).any(0)
-            if torch.equal(updated, kept):
+            updated = ~(inside & keep[:, None]).any(0)
+            if torch.equal(updated, keep):
                 break
-            kept = updated
-        keep[start:stop] = kept
-        keep[stop:] &= ~overlap[kept, stop - start :].any(0)
-    return keep
+            keep = updated
+        kept.append(chunk[keep])
+        if len(rest):
+            order = rest[~(box_iou(boxes[kept[-1]], boxes[rest], offset) > threshold).any(0)]
+        else:
+            order = rest
+    return torch.cat(kept)
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, offset: int) -> Tensor:

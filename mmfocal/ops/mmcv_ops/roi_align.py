@@ -47,7 +47,7 @@ def roi_align_forward(
         return
     spatial_scale = as_float32(spatial_scale)
     bins, height, width = (aligned_height, aligned_width), input.shape[2], input.shape[3]
-    if pool_mode == AVERAGE_POOL and torchvision_kernels.run_on(input.device.type):
+    if pool_mode == AVERAGE_POOL and torchvision_kernels.preferred_on(input.device.type):
         maps, boxes = kernel_dtype(input), kernel_dtype(rois.to(input.dtype))
         output.copy_(torch.ops.torchvision.roi_align(maps, boxes, spatial_scale, *bins, sampling_ratio, aligned))
         return
@@ -95,7 +95,7 @@ def roi_align_backward(
         return
     spatial_scale = as_float32(spatial_scale)
     bins, (batch, channels, height, width) = (aligned_height, aligned_width), grad_input.shape
-    if pool_mode == AVERAGE_POOL and torchvision_kernels.run_on(grad_output.device.type):
+    if pool_mode == AVERAGE_POOL and torchvision_kernels.preferred_on(grad_output.device.type):
         grad, boxes = kernel_dtype(grad_output), kernel_dtype(rois.to(grad_output.dtype))
         grad_input.copy_(
             torch.ops.torchvision._roi_align_backward(

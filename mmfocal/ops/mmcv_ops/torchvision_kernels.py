@@ -5,12 +5,21 @@ import functools
 import torch
 
 enabled = True  # `install` turns it off for 'pytorch'
+always = False  # and this on for 'torchvision'
 failures: dict[str, str] = {}
 
 
 def run_on(device_type: str) -> bool:
     """Returns whether torchvision's operators are enabled and run on 'cpu' or 'cuda'; False on other device types."""
     return enabled and device_type in ('cpu', 'cuda') and _run_on(device_type)
+
+
+def preferred_on(device_type: str) -> bool:
+    """Returns whether torchvision's RoIAlign and deformable convolution are to be used on a device type.
+
+    On the CPU they run on one thread and are slower than the PyTorch versions.
+    """
+    return (always or device_type == 'cuda') and run_on(device_type)
 
 
 @functools.cache

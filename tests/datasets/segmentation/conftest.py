@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
 
+import mmfocal.registration  # noqa: F401
+
 CLASSES = ('background', 'disc', 'box')
 SIZES = {'a': (40, 32), 'b': (32, 48), 'more/c': (24, 24)}  # width, height
 

@@ -19,8 +19,8 @@ from mmfocal.errors import DataError, MissingFileError
         ('images/b.jpg', None, 'not found; fetch it again'),
         ('masks/b.png', b'', 'not an image, or damaged'),
         ('masks/b.png', None, 'not found; fetch it again'),
-        ('masks/b.png', np.full((48, 32), 7, np.uint8), 'holds the label values 7, and the 3 classes'),
-        ('masks/b.png', np.zeros((48, 31), np.uint8), '31 x 48 px, and its image has 32 x 48 px'),
+        ('masks/b.png', np.full((48, 32), 7, np.uint8), 'holds the label values 7, but the 3 classes'),
+        ('masks/b.png', np.zeros((48, 31), np.uint8), '31 x 48 px, but its image has 32 x 48 px'),
         ('masks/b.png', np.zeros((48, 32, 3), np.uint8), 'a label map has one channel'),
     ],
 )
@@ -54,12 +54,9 @@ def test_missing_files_are_left_out(config, tmp_path, monkeypatch):
     ]
     logging.shutdown()
     text = (tmp_path / 'log.txt').read_text()
-    assert (
-        "bad_data='skip' leaves out 1 of 4 images; the first: " in text and 'images/absent.jpg: image not found' in text
-    )
-    assert (
-        "bad_data='skip' leaves out 1 of 3 images; the first: " in text and 'masks/b.png: label map not found' in text
-    )
+    line = "bad_data='skip' leaves out 1 × missing file; the first: "
+    assert f'{line}{tmp_path}/images/absent.jpg: image not found (1 of 4 used from ' in text
+    assert f'{line}{tmp_path}/masks/b.png: label map not found (1 of 3 images have none)' in text
     with pytest.raises(MissingFileError):
         LabelMapDataset(**config, ann_file='split.txt', bad_data='skip', test_mode=True)
 

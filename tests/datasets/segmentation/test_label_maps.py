@@ -110,20 +110,20 @@ def test_colours_are_the_same_each_time(config):
 def test_a_missing_root(config, tmp_path, monkeypatch, name, dataset, metainfo, test_mode):
     monkeypatch.setenv(name, f'{tmp_path}/absent')
     config.update(data_root=f'{tmp_path}/absent/', test_mode=test_mode, metainfo=metainfo)
-    sentence = f'^{name}=.*/absent/: folder not found; set {name} or see README "Data"$'
+    sentence = f'^{name}=.*/absent/: folder not found; set {name}$'
     with pytest.raises(MissingFileError, match=sentence):
         dataset(**config)
 
 
 def test_a_missing_root_that_no_variable_names(config, tmp_path, monkeypatch):
     config['data_root'] = f'{tmp_path}/absent/'
-    sentence = '^data_root=.*/absent/: folder not found; correct data_root or see README "Data"$'
+    sentence = '^data_root=.*/absent/: folder not found; correct data_root$'
     with pytest.raises(MissingFileError, match=sentence):
         LabelMapDataset(**config)
     monkeypatch.delenv('ADE20K_ROOT', raising=False)
     monkeypatch.chdir(tmp_path)
     config.update(data_root='data/ade/ADEChallengeData2016/', metainfo=None)
-    sentence = '^ADE20K_ROOT=data/ade/ADEChallengeData2016/: folder not found; set ADE20K_ROOT or see README'
+    sentence = '^ADE20K_ROOT=data/ade/ADEChallengeData2016/: folder not found; set ADE20K_ROOT$'
     with pytest.raises(MissingFileError, match=sentence):
         CheckedADE20KDataset(**config)
 
@@ -134,11 +134,11 @@ def test_a_missing_root_that_no_variable_names(config, tmp_path, monkeypatch):
 def test_a_missing_folder(config, tmp_path, monkeypatch, kind, key):
     shutil.rmtree(tmp_path / kind, ignore_errors=True)
     config['ann_file'] = 'split.txt' if kind == 'split.txt' else ''
-    sentence = f'^data_root={tmp_path}/: {kind} not found; correct data_root or {key}, or see README'
+    sentence = f'^data_root={tmp_path}/: {kind} not found; correct data_root or {key}$'
     with pytest.raises(MissingFileError, match=sentence):
         LabelMapDataset(**config)
     monkeypatch.setenv('ADE20K_ROOT', str(tmp_path))
-    sentence = f'^ADE20K_ROOT={tmp_path}/: {kind} not found; set ADE20K_ROOT or {key}, or see README'
+    sentence = f'^ADE20K_ROOT={tmp_path}/: {kind} not found; set ADE20K_ROOT or {key}$'
     with pytest.raises(MissingFileError, match=sentence):
         LabelMapDataset(**config)
     del config['data_root']
@@ -146,7 +146,7 @@ def test_a_missing_folder(config, tmp_path, monkeypatch, kind, key):
         data_prefix=dict(img_path=f'{tmp_path}/images', seg_map_path=f'{tmp_path}/masks'),
         ann_file=f'{tmp_path}/split.txt' if kind == 'split.txt' else '',
     )
-    with pytest.raises(MissingFileError, match=f'^{tmp_path}/{kind}: not found; correct {key} or see README'):
+    with pytest.raises(MissingFileError, match=f'^{tmp_path}/{kind}: not found; correct {key}$'):
         LabelMapDataset(**config)
 
 

@@ -71,17 +71,17 @@ def test_a_decoder_of_choice(load, monkeypatch):
 @pytest.mark.parametrize(
     'image, info, sentence',
     [
-        (grey(0, 7, 19, 255, 254), {}, r'7, 19, 254, and the 5 classes have the values 0 to 4 \(255 is ign'),
+        (grey(0, 7, 19, 255, 254), {}, r'7, 19, 254, but the 5 classes have the values 0 to 4 \(255 is ign'),
         (grey(0, 5, 6, 255), dict(reduce_zero_label=True), r'6, .* have the values 1 to 5 \(0 and 255 are ign'),
-        (grey(0, 151), dict(reduce_zero_label=True, label_map=dict.fromkeys(range(150), 255)), '151, and'),
-        (grey(1, 255), dict(ignore_index=0), r'255, and the 5 classes have the values 0 to 4 \(0 is ignored\)'),
-        (grey(0, 26001, dtype=np.uint16), {}, 'label values 26001, and'),
+        (grey(0, 151), dict(reduce_zero_label=True, label_map=dict.fromkeys(range(150), 255)), '151, but'),
+        (grey(1, 255), dict(ignore_index=0), r'255, but the 5 classes have the values 0 to 4 \(0 is ignored\)'),
+        (grey(0, 26001, dtype=np.uint16), {}, 'label values 26001, but'),
         (grey(0, 256, dtype=np.uint16), {}, 'label values 256,'),
         (grey(0, -1, dtype=np.int32), dict(suffix='tif'), 'label values -1,'),
         (grey(0, 0.5, np.nan, dtype=np.float32), dict(suffix='tif'), 'label values 0.5, nan,'),
         (grey(*range(5, 12)), {}, 'label values 5, 6, 7, 8, 9 and 2 more,'),
-        (grey(0, 1).convert('RGB'), {}, r'an array of 2 x 2 x 3 values, and a label map has one channel; write'),
-        (grey(0, 1), dict(ori_shape=(4, 3)), r'2 x 2 px, and its image has 3 x 4 px; resize one of them'),
+        (grey(0, 1).convert('RGB'), {}, r'an array of 2 x 2 x 3 values, but a label map has one channel; write'),
+        (grey(0, 1), dict(ori_shape=(4, 3)), r'2 x 2 px, but its image has 3 x 4 px; resize one of them'),
     ],
 )
 def test_a_wrong_label_map(load, tmp_path, image, info, sentence):
@@ -107,7 +107,7 @@ def test_label_maps_that_are_loaded_after_resizing(config, tmp_path):
     assert dataset[1]['inputs'].shape == (3, 64, 43)
     assert dataset[1]['data_samples'].gt_sem_seg.shape == (48, 32)
     cv2.imwrite(str(tmp_path / 'masks/b.png'), np.zeros((64, 43), np.uint8))
-    with pytest.raises(DataError, match='/masks/b.png: 43 x 64 px, and its image has 32 x 48 px; '):
+    with pytest.raises(DataError, match='/masks/b.png: 43 x 64 px, but its image has 32 x 48 px; '):
         dataset[1]
 
 
@@ -121,7 +121,7 @@ def test_a_data_set_of_mmsegmentations_own_has_its_values_unchecked(config, tmp_
     dataset = BaseSegDataset(**config)
     assert dataset[1]['data_samples'].gt_sem_seg.data.unique().tolist() == [200]
     cv2.imwrite(str(tmp_path / 'masks/b.png'), np.zeros((8, 8), np.uint8))
-    with pytest.raises(DataError, match='/masks/b.png: 8 x 8 px, and its image has'):
+    with pytest.raises(DataError, match='/masks/b.png: 8 x 8 px, but its image has'):
         dataset[1]
 
 

@@ -1,17 +1,14 @@
-"""Each fault of COCO-format files is one sentence that names the file and what to do."""
+"""Each issue of COCO-format files is one sentence that names the file and what to do."""
 
 import json
 import os
 
 import pytest
 
-from mmfocal.datasets.validation.annotations import (
-    check_annotation_file,
-    check_annotations,
-    check_classes,
-    check_images_exist,
-    read_annotations,
-)
+from mmfocal.datasets.validation.annotations import check_images_exist, read_annotations, validate_annotations
+from mmfocal.datasets.validation.categories import match_categories
+from mmfocal.datasets.validation.files import check_exists
+from mmfocal.datasets.validation.issues import raise_first_error
 from mmfocal.errors import ConfigError, DataError, MissingFileError
 
 
@@ -28,50 +25,67 @@ def a_sound_file():
     )
 
 
-def one_sentence(error):
+def is_one_line(error):
     text = str(error.value)
     return '\n' not in text and text.count('; ') == 1
 
 
+def check_annotations(coco, name, test_mode=False):
+    issues, sound = validate_annotations(coco, name, test_mode=test_mode)
+    raise_first_error(issues)
+    return sound
+
+
+def check_classes(classes, coco, name, **options):
+    """Raises what does not match, or returns the matched categories' ids."""
+    issues, categories = match_categories(coco['categories'], classes, name, **options)
+    raise_first_error(issues)
+    return [category['id'] for category in categories[: len(classes)]]
+
+
 # Where the data is
+
+
+def check_file(path, root=''):
+    check_exists(path, root, 'ann_file')
 
 
 def test_a_missing_root_names_coco_root(tmp_path, monkeypatch):
     root = f'{tmp_path}/coco/'
     monkeypatch.setenv('COCO_ROOT', root)
     with pytest.raises(MissingFileError) as error:
-        check_annotation_file(root + 'annotations/a.json', root)
-    assert str(error.value) == f'COCO_ROOT={root}: folder not found; set COCO_ROOT or see README "Data"'
+        check_file(root + 'annotations/a.json', root)
+    assert str(error.value) == f'COCO_ROOT={root}: folder not found; set COCO_ROOT'
 
 
 def test_the_default_root_is_coco_root_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('COCO_ROOT', raising=False)
     with pytest.raises(MissingFileError, match='^COCO_ROOT=data/coco/: folder not found; set COCO_ROOT'):
-        check_annotation_file('data/coco/annotations/a.json', 'data/coco/')
+        check_file('data/coco/annotations/a.json', 'data/coco/')
 
 
 def test_another_root_names_data_root(tmp_path):
-    with pytest.raises(MissingFileError, match='^data_root=.*/mine: folder not found; .*COCO_ROOT'):
-        check_annotation_file(f'{tmp_path}/mine/a.json', f'{tmp_path}/mine')
+    with pytest.raises(MissingFileError, match='^data_root=.*/mine: folder not found; correct data_root$'):
+        check_file(f'{tmp_path}/mine/a.json', f'{tmp_path}/mine')
 
 
-def test_a_missing_annotation_file_is_named_within_its_root(tmp_path, monkeypatch):
-    root = str(tmp_path)  # no slash at its end: the sentence must name the file without one at its start
+def test_a_missing_annotation_file_is_named_relative_to_its_root(tmp_path, monkeypatch):
+    root = str(tmp_path)  # without a slash at its end: the message must name the file without one at its start
     monkeypatch.setenv('COCO_ROOT', root + '/')
     with pytest.raises(MissingFileError) as error:
-        check_annotation_file(f'{root}/annotations/a.json', root)
-    assert str(error.value).startswith(f'COCO_ROOT={root}: annotations/a.json not found; set COCO_ROOT')
+        check_file(f'{root}/annotations/a.json', root)
+    assert str(error.value) == f'COCO_ROOT={root}: annotations/a.json not found; set COCO_ROOT or ann_file'
 
 
 def test_a_missing_annotation_file_outside_the_root_is_named_in_full(tmp_path):
-    with pytest.raises(MissingFileError, match=f'^{tmp_path}/a.json: file not found; correct ann_file'):
-        check_annotation_file(f'{tmp_path}/a.json', 'data/coco/')
+    with pytest.raises(MissingFileError, match=f'^{tmp_path}/a.json: not found; correct ann_file'):
+        check_file(f'{tmp_path}/a.json', 'data/coco/')
 
 
 def test_an_unused_root_need_not_exist(tmp_path):
     (tmp_path / 'a.json').write_text('{}')
-    check_annotation_file(f'{tmp_path}/a.json', 'data/coco/')
+    check_file(f'{tmp_path}/a.json', 'data/coco/')
 
 
 # What the annotation file holds
@@ -80,9 +94,9 @@ def test_an_unused_root_need_not_exist(tmp_path):
 def test_a_truncated_file_is_named(tmp_path):
     path = tmp_path / 'a.json'
     path.write_text(json.dumps(a_sound_file())[:-20])
-    with pytest.raises(DataError, match='^my.json: not JSON, or cut short .*; fetch') as error:
+    with pytest.raises(DataError, match='^my.json: not JSON, or truncated .*; fetch') as error:
         read_annotations(path, 'my.json')
-    assert one_sentence(error)
+    assert is_one_line(error)
 
 
 @pytest.mark.parametrize('content', [b'', b'\x89PNG\r\n\x1a\n\x00\xff', b'images: []'])
@@ -98,8 +112,41 @@ def test_a_sound_file_is_read_and_passes(tmp_path):
     path.write_text(json.dumps(a_sound_file()))
     coco = read_annotations(path, 'my.json')
     assert coco == a_sound_file()
-    check_annotations(coco, 'my.json')
-    assert coco == a_sound_file()
+    sound = check_annotations(coco, 'my.json')
+    assert coco == a_sound_file(), 'not changed in place'
+    for annotation in coco['annotations']:
+        annotation.setdefault('iscrowd', 0)
+    assert sound == coco
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig'])
+def test_a_byte_order_mark_is_accepted(tmp_path, encoding):
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(a_sound_file()), encoding=encoding)
+    assert read_annotations(path, 'my.json') == a_sound_file()
+
+
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-le', 'utf-16-be'])
+def test_utf_16_is_named(tmp_path, encoding):
+    path = tmp_path / 'a.json'
+    path.write_text(json.dumps(a_sound_file()), encoding=encoding)
+    with pytest.raises(DataError, match='^my.json: is encoded in UTF-16; save it as UTF-8$'):
+        read_annotations(path, 'my.json')
+
+
+def test_other_encodings_are_named(tmp_path):
+    path = tmp_path / 'a.json'
+    path.write_bytes('{"info": "größe"}'.encode('latin-1'))
+    with pytest.raises(DataError, match='^my.json: not JSON in UTF-8 .*; save or export it in that encoding$'):
+        read_annotations(path, 'my.json')
+
+
+@pytest.mark.parametrize('text', ['1' * 5000, '[' * 100000, 'version https://git-lfs.github.com/spec/v1\noid'])
+def test_what_python_cannot_parse_is_named(tmp_path, text):
+    path = tmp_path / 'a.json'
+    path.write_text(text)
+    with pytest.raises(DataError, match='^my.json: not JSON'):
+        read_annotations(path, 'my.json')
 
 
 def test_a_list_is_not_coco():
@@ -141,7 +188,10 @@ def change(key, index, **fields):
     'coco, sentence',
     [
         (change('annotations', 2, category_id=4), r"annotation 12 has category_id 4, .* file's categories"),
-        (change('annotations', 2, category_id='5'), r"annotation 12 has category_id '5', .* file's categories"),
+        (
+            change('annotations', 2, category_id='5'),
+            r"annotation 12 has category_id '5', a text, but the ids of the file's categories are numbers",
+        ),
         (change('annotations', 1, image_id=7), r"annotation 11 has image_id 7, .* file's images"),
         (change('annotations', 1, id=10), r'id 10 occurs twice in annotations'),
         (change('images', 1, id=1), r'id 1 occurs twice in images'),
@@ -150,6 +200,8 @@ def change(key, index, **fields):
         (change('images', 1, height='-', width='-'), r"images\[1\] \(id 2\) lacks 'height', 'width'"),
         (change('categories', 0, name='-'), r"categories\[0\] \(id 3\) lacks 'name'"),
         (change('images', 0, file_name=12), r'image 1 has file_name 12'),
+        (change('images', 0, file_name='a\nb.jpg'), r"image 1 has a line break in file_name 'a\\nb.jpg'"),
+        (change('images', 0, file_name='https://x.org/1.jpg'), r"image 1 has the URL 'https://x.org/1.jpg'"),
         (change('images', 0, width=None), r'image 1 has width None and height 48'),
         (change('images', 0, height=0), r'image 1 has width 64 and height 0'),
         (change('images', 0, height=float('nan')), r'image 1 has width 64 and height nan'),
@@ -160,7 +212,7 @@ def change(key, index, **fields):
 def test_a_wrong_entry_is_named(coco, sentence):
     with pytest.raises(DataError, match=f'^my.json: {sentence}.*; ') as error:
         check_annotations(coco, 'my.json', test_mode=True)
-    assert one_sentence(error)
+    assert is_one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +237,7 @@ def test_a_wrong_entry_is_named(coco, sentence):
 def test_a_box_is_four_finite_numbers(bbox):
     with pytest.raises(DataError, match=r'^my.json: annotation 12 has bbox .* \(image 2\); ') as error:
         check_annotations(change('annotations', 2, bbox=bbox), 'my.json')
-    assert one_sentence(error)
+    assert is_one_line(error)
 
 
 @pytest.mark.parametrize('area', [None, '120', float('nan')])
@@ -203,20 +255,53 @@ def test_a_missing_box_is_an_error_unless_it_is_ignored():
 # Class names
 
 
-@pytest.mark.parametrize('classes', [('disc', 'box', 'star'), ['disc', 'star'], ('box',)])
-def test_all_or_a_part_of_the_categories_may_be_used(classes):
-    check_classes(classes, a_sound_file(), 'my.json')
+@pytest.mark.parametrize(
+    'classes, ids',
+    [
+        (('disc', 'box', 'star'), [3, 5, 9]),
+        (['disc', 'star'], [3, 9]),
+        (('box',), [5]),
+        (('star', 'disc'), [9, 3]),
+        (('star', 'box', 'disc'), [9, 5, 3]),
+    ],
+)
+def test_classes_are_matched_by_name(classes, ids):
+    assert check_classes(classes, a_sound_file(), 'my.json') == ids
 
 
-def test_names_that_the_file_has_not_are_listed_with_those_it_has():
+def test_names_that_the_file_lacks_are_listed_with_those_it_has():
     classes = ('person', 'disc', 'a', 'b', 'c', 'd', 'e')
     with pytest.raises(ConfigError) as error:
         check_classes(classes, a_sound_file(), 'my.json')
-    assert str(error.value).startswith(
-        "metainfo.classes: 'person', 'a', 'b', 'c', 'd' and 1 more not in the categories of my.json, "
-        "which has 'disc', 'box', 'star'; set "
+    assert str(error.value) == (
+        "metainfo.classes: 'person', 'a', 'b', 'c', 'd' and 1 more not in the categories of my.json, which has "
+        "'disc', 'box', 'star'; set metainfo=dict(classes=(...)) to names of that file"
     )
-    assert one_sentence(error)
+
+
+def test_a_name_in_another_case_is_named():
+    with pytest.raises(ConfigError, match=r"'Star' not in .* \('Star' is written 'star' there\); set"):
+        check_classes(('disc', 'box', 'Star'), a_sound_file(), 'my.json')
+
+
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_a_class_that_the_file_lacks_has_an_unused_id(test_mode):
+    classes = ('disc', 'cone', 'box', 'star', 'ring')
+    issues, categories = match_categories(a_sound_file()['categories'], classes, 'my.json', test_mode)
+    assert [category['id'] for category in categories] == [3, 1, 5, 9, 2]
+    assert [(issue.level, issue.kind) for issue in issues] == [('warning', 'class without category')]
+    assert issues[0].message.startswith("my.json: has no category for 'cone', 'ring' of metainfo.classes")
+
+
+def test_default_classes_that_the_file_lacks_are_an_error():
+    with pytest.raises(ConfigError, match='set metainfo'):
+        check_classes(('disc', 'box', 'star', 'ring'), a_sound_file(), 'my.json', is_default=True)
+
+
+def test_a_test_file_may_have_categories_that_are_not_used():
+    assert check_classes(('disc', 'ring'), a_sound_file(), 'my.json', test_mode=True) == [3, 1]
+    with pytest.raises(ConfigError, match="'ring' not in the categories"):
+        check_classes(('disc', 'ring'), a_sound_file(), 'my.json')
 
 
 def test_one_name_without_its_comma_is_not_a_list():
@@ -224,10 +309,16 @@ def test_one_name_without_its_comma_is_not_a_list():
         check_classes('disc', a_sound_file(), 'my.json')
 
 
-@pytest.mark.parametrize('classes', [('star', 'disc'), ('disc', 'star', 'star')])
-def test_another_order_than_the_files_is_refused(classes):
-    with pytest.raises(ConfigError, match=r"categories of my.json; write classes=\('disc', 'star'\)$"):
-        check_classes(classes, a_sound_file(), 'my.json')
+def test_names_must_be_unique():
+    with pytest.raises(ConfigError, match="^metainfo.classes: has twice the name 'star'; write each class once$"):
+        check_classes(('disc', 'star', 'star'), a_sound_file(), 'my.json')
+    coco = change('categories', 2, name='disc')
+    with pytest.raises(ConfigError, match="^my.json: has two categories with the name 'disc'; merge or rename them$"):
+        check_classes(('disc', 'box'), coco, 'my.json')
+    with pytest.raises(DataError, match='^my.json: category 9 has the name None; write a text'):
+        check_classes(('disc', 'box'), change('categories', 2, name=None), 'my.json')
+    with pytest.raises(DataError, match='^my.json: its list of categories is empty; '):
+        check_classes(('disc',), {**a_sound_file(), 'categories': []}, 'my.json')
 
 
 # Images
@@ -241,7 +332,7 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path):
     check_images_exist(paths[:3] + paths[5:], 'my.json')
     with pytest.raises(MissingFileError, match=r'/one/3.jpg: image not found \(2 of 8 used from') as error:
         check_images_exist(paths, 'my.json')
-    assert one_sentence(error)
+    assert is_one_line(error)
 
 
 def test_images_of_a_missing_folder_and_of_the_working_folder(tmp_path, monkeypatch):

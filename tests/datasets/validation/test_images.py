@@ -1,4 +1,4 @@
-"""Each fault of an image, a label map or a PNG of segments is told by kind; what the loader copes with is a warning."""
+"""Each issue of an image, a label map or a PNG of segments is told by kind; what the loader copes with is a warning."""
 
 import os
 import struct
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmfocal.datasets.validation.headers import size_in_header
-from mmfocal.datasets.validation.images import image_faults, label_map_faults, segment_map_faults
+from mmfocal.datasets.validation.files import read_image_size
+from mmfocal.datasets.validation.images import find_image_issues, find_label_map_issues, find_segment_map_issues
 from mmfocal.errors import DataError
 
 SIZE = 24, 40  # height, width
@@ -21,18 +21,18 @@ def pixels():
     return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 
 
-def told(faults):
-    for fault in faults:
-        assert fault.sentence.startswith(f'{fault.file}: ') and '\n' not in fault.sentence
-    return [(fault.level, fault.kind) for fault in faults]
+def told(issues):
+    for issue in issues:
+        assert issue.message.startswith(f'{issue.file}: ') and '\n' not in issue.message
+    return [(issue.level, issue.kind) for issue in issues]
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.webp', '.bmp'])
 def test_a_sound_image(tmp_path, pixels, suffix):
     path = str(tmp_path / f'a{suffix}')
     cv2.imwrite(path, pixels)
-    assert image_faults(path, 7, SIZE) == []
-    assert size_in_header(path) == SIZE
+    assert find_image_issues(path, 7, SIZE) == []
+    assert read_image_size(path) == SIZE
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
@@ -42,9 +42,9 @@ def test_a_truncated_image(tmp_path, pixels, suffix, share):
     cv2.imwrite(str(path), pixels)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
-    faults = image_faults(str(path), 7, SIZE)
-    assert told(faults) == [('error', 'truncated')] and faults[0].image == 7
-    assert 'is cut short or damaged' in faults[0].sentence
+    issues = find_image_issues(str(path), 7, SIZE)
+    assert told(issues) == [('error', 'truncated')] and issues[0].image == 7
+    assert 'is truncated or damaged' in issues[0].message
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_what_is_no_image(tmp_path, content, kind):
     path = tmp_path / 'a.jpg'
     if content is not None:
         path.write_bytes(content)
-    assert told(image_faults(str(path))) == [('error', kind)]
-    assert told(label_map_faults(str(path), str(path), 3)) == [('error', kind)]
-    assert told(segment_map_faults(str(path), 1, SIZE, [])) == [('error', kind)]
-    assert size_in_header(str(path)) is None
+    assert told(find_image_issues(str(path))) == [('error', kind)]
+    assert told(find_label_map_issues(str(path), str(path), 3)) == [('error', kind)]
+    assert told(find_segment_map_issues(str(path), 1, SIZE, [])) == [('error', kind)]
+    assert read_image_size(str(path)) is None
 
 
 def test_a_folder_in_an_images_place(tmp_path):
-    assert told(image_faults(str(tmp_path))) == [('error', 'not an image')]
+    assert told(find_image_issues(str(tmp_path))) == [('error', 'not an image')]
 
 
 def test_a_jpeg_whose_data_is_damaged_within(tmp_path, pixels):
@@ -70,16 +70,16 @@ def test_a_jpeg_whose_data_is_damaged_within(tmp_path, pixels):
     cv2.imwrite(str(path), pixels)
     content = path.read_bytes()
     path.write_bytes(content[:-2] + bytes(range(1, 30)) + content[-2:])
-    faults = image_faults(str(path))
-    assert told(faults) == [('warning', 'damaged')] and 'extraneous bytes before marker' in faults[0].sentence
+    issues = find_image_issues(str(path))
+    assert told(issues) == [('warning', 'damaged')] and 'extraneous bytes before marker' in issues[0].message
 
 
 def test_a_wrong_recorded_size(tmp_path, pixels):
     path = str(tmp_path / 'a.png')
     cv2.imwrite(path, pixels)
-    faults = image_faults(path, 7, (24, 41))
-    assert told(faults) == [('error', 'wrong size')]
-    assert '40 x 24 px, and its annotation file has 41 x 24 px for image 7; correct' in faults[0].sentence
+    issues = find_image_issues(path, 7, (24, 41))
+    assert told(issues) == [('error', 'wrong size')]
+    assert '40 x 24 px, but its annotation file records 41 x 24 px for image 7; correct' in issues[0].message
 
 
 def test_exif_rotation(tmp_path, pixels):
@@ -87,10 +87,10 @@ def test_exif_rotation(tmp_path, pixels):
     path, exif = str(tmp_path / 'a.jpg'), Image.Exif()
     exif[0x112] = 6
     Image.fromarray(pixels).save(path, exif=exif)
-    faults = image_faults(path, 7, SIZE)
-    assert told(faults) == [('error', 'wrong size')] and 'it may carry an EXIF rotation' in faults[0].sentence
-    assert told(image_faults(path, 7, SIZE[::-1])) == [('warning', 'EXIF rotation')]
-    assert size_in_header(path) == SIZE
+    issues = find_image_issues(path, 7, SIZE)
+    assert told(issues) == [('error', 'wrong size')] and 'rotated by its EXIF tag' in issues[0].message
+    assert told(find_image_issues(path, 7, SIZE[::-1])) == [('warning', 'EXIF rotation')]
+    assert read_image_size(path) == SIZE
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_other_colours_are_warnings(tmp_path, pixels, mode, suffix, kind):
         Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(path)
     else:
         Image.fromarray(pixels).convert(mode).save(path)
-    assert told(image_faults(path, 7, SIZE)) == [('warning', kind)]
+    assert told(find_image_issues(path, 7, SIZE)) == [('warning', kind)]
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp'])
@@ -129,12 +129,9 @@ def test_a_header_that_claims_too_much(tmp_path, pixels, suffix):
     else:
         content[18:26] = b'\x00\x00\x01\x00' * 2
     path.write_bytes(content)
-    assert told(image_faults(str(path))) == [('error', 'too large')]
-    if suffix == '.bmp':
-        with pytest.raises(DataError, match='its header claims more than 178 million pixels; '):
-            size_in_header(str(path))
-    else:
-        assert size_in_header(str(path)) == ((65280,) * 2 if suffix == '.jpg' else (65536,) * 2)
+    assert told(find_image_issues(str(path))) == [('error', 'too large')]
+    with pytest.raises(DataError, match='its header claims more than 178 million pixels; '):
+        read_image_size(str(path))
 
 
 @pytest.fixture
@@ -143,7 +140,7 @@ def label_map(tmp_path, pixels):
 
     def write(values):
         Image.fromarray(values).save(tmp_path / 'a.png')
-        return label_map_faults(str(tmp_path / 'a.png'), str(tmp_path / 'a.jpg'), 3)
+        return find_label_map_issues(str(tmp_path / 'a.png'), str(tmp_path / 'a.jpg'), 3)
 
     return write
 
@@ -158,7 +155,7 @@ def test_label_maps(label_map):
     assert told(label_map(np.stack([sound] * 3, 2))) == [('error', 'label map of another shape')]
     both = label_map(sound[:-1] + np.uint8(9))
     assert told(both) == [('error', 'label map of another shape'), ('error', 'label value beyond the classes')]
-    assert 'holds the label values 8, 11, and the 3 classes have the values 0 to 2' in both[1].sentence
+    assert 'holds the label values 8, 11, but the 3 classes have the values 0 to 2' in both[1].message
 
 
 def test_label_maps_of_a_damaged_image_are_checked_too(label_map, tmp_path):
@@ -178,11 +175,14 @@ def test_segments(tmp_path):
     path, shown = str(tmp_path / 'a.png'), np.zeros((*SIZE, 3), np.uint8)
     shown[:4], shown[4:8] = (7, 1, 0), (0, 0, 1)  # RGB
     Image.fromarray(shown).save(path)
-    assert segment_map_faults(path, 1, SIZE, [263, 65536]) == []
-    faults = segment_map_faults(path, 1, SIZE, [263, 5])
-    assert told(faults) == [('warning', 'unknown segment'), ('warning', 'segment without pixels')]
-    assert 'the segments 65536, which' in faults[0].sentence and 'the segments 5, which' in faults[1].sentence
-    assert told(segment_map_faults(path, 1, SIZE[::-1], [263])) == [('error', 'wrong size')]
+    assert find_segment_map_issues(path, 1, SIZE, [263, 65536]) == []
+    issues = find_segment_map_issues(path, 1, SIZE, [263, 5])
+    assert told(issues) == [('warning', 'unknown segment'), ('warning', 'segment without pixels')]
+    assert (
+        'the segments 65536, which the annotation file lacks' in issues[0].message
+        and 'annotated segments 5; ' in issues[1].message
+    )
+    assert told(find_segment_map_issues(path, 1, SIZE[::-1], [263])) == [('error', 'wrong size')]
 
 
 def test_nothing_is_left_open(tmp_path, pixels):
@@ -190,6 +190,6 @@ def test_nothing_is_left_open(tmp_path, pixels):
     cv2.imwrite(path, pixels)
     before = len(os.listdir('/proc/self/fd'))
     for _ in range(3):
-        image_faults(path)
-        size_in_header(path)
+        find_image_issues(path)
+        read_image_size(path)
     assert len(os.listdir('/proc/self/fd')) == before

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as rle
 
-from mmfocal.datasets.validation.masks import mask_fault, short_polygons
+from mmfocal.datasets.validation.masks import find_mask_problem, is_short
 
 NAN = float('nan')
 
@@ -20,17 +20,20 @@ def test_run_lengths_of_any_mask_are_sound(seed):
     values = np.r_[False, drawn.ravel('F')]
     counts = np.diff(np.r_[0, np.flatnonzero(np.diff(values)), height * width]).tolist()
     for mask in (compressed, dict(size=[height, width], counts=counts)):
-        assert mask_fault(mask, height, width) is None
-        kind, what = mask_fault(mask, height + 1, width)
+        assert find_mask_problem(mask, height, width) is None
+        kind, what = find_mask_problem(mask, height + 1, width)
         assert kind == 'RLE of another size' and f'run lengths of {width} x {height} px' in what
-    assert mask_fault(dict(compressed, size=[height, width + 1]), height, width + 1)[0] == 'invalid RLE'
-    assert mask_fault(dict(compressed, counts=compressed['counts'][:-1]), height, width)[0] == 'invalid RLE'
+    assert find_mask_problem(dict(compressed, size=[height, width + 1]), height, width + 1)[0] == 'invalid RLE'
+    assert find_mask_problem(dict(compressed, counts=compressed['counts'][:-1]), height, width)[0] == 'invalid RLE'
 
 
 @pytest.mark.parametrize(
     'mask, kind',
     [
         (None, 'no mask'),
+        ([[]], 'no mask'),
+        ([[1, 2]], 'no mask'),
+        ([[1, 2, 3, 4]], 'no mask'),
         ([], 'no mask'),
         ({}, 'no mask'),
         ('abc', 'invalid mask'),
@@ -58,10 +61,9 @@ def test_run_lengths_of_any_mask_are_sound(seed):
     ids=str,
 )
 def test_what_cannot_be_drawn(mask, kind):
-    assert mask_fault(mask, 10, 12)[0] == kind
+    assert find_mask_problem(mask, 10, 12)[0] == kind
 
 
 def test_sound_and_short_polygons():
-    assert mask_fault([[0, 0, 9.5, 0, 9.5, 9], [1, 2, 3, 4]], 10, 12) is None
-    assert short_polygons([[0, 0, 9.5, 0, 9.5, 9], [1, 2, 3, 4]]) == 1
-    assert short_polygons(dict(counts='', size=[])) == 0
+    assert find_mask_problem([[0, 0, 9.5, 0, 9.5, 9], [1, 2, 3, 4]], 10, 12) is None
+    assert is_short([1, 2, 3, 4]) and not is_short([0, 0, 9.5, 0, 9.5, 9])

@@ -1,4 +1,4 @@
-"""Focal attention as operators of PyTorch's library: opcheck, autograd, torch.compile, torch.export, packed and unpacked maps."""
+"""Focal attention as operators of PyTorch's library: opcheck, autograd, compile, export, packed and unpacked maps."""
 
 import pytest
 import torch
@@ -41,9 +41,9 @@ def test_both_forms_agree_and_their_gradients(backend, dtype):
     qkv, pooled, bias = packed(dtype=dtype)
     gradient = torch.randn(qkv.shape[:3] + qkv.shape[4:], dtype=qkv.dtype, device=DEVICE)
     results = []
-    for backend in (backend, 'reference'):
-        results.append(focal_attention_qkvpacked(qkv, [pooled], bias, LAYOUT, backend=backend))
-        results.append(focal_attention(*qkv.unbind(3), [pooled.unbind(3)], bias, LAYOUT, backend=backend))
+    for name in (backend, 'reference'):
+        results.append(focal_attention_qkvpacked(qkv, [pooled], bias, LAYOUT, backend=name))
+        results.append(focal_attention(*qkv.unbind(3), [pooled.unbind(3)], bias, LAYOUT, backend=name))
     grads = [torch.autograd.grad(out, (qkv, pooled, bias), gradient) for out in results]
     for out, grad in zip(results[1:], grads[1:]):
         torch.testing.assert_close(out, results[0])

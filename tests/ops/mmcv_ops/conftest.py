@@ -19,4 +19,5 @@ def our_operators(request, monkeypatch):
         if name.startswith('mmcv.ops.') and hasattr(module, 'ext_module'):
             monkeypatch.setattr(module, 'ext_module', stand_in)
     monkeypatch.setattr(torchvision_kernels, 'enabled', request.param == 'torchvision')
+    monkeypatch.setattr(torchvision_kernels, 'always', request.param == 'torchvision')
     return request.param

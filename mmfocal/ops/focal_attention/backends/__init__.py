@@ -1,17 +1,16 @@
 """The backends of focal attention, one file each, all with the same functions:
 
 - `unsupported(q, layout, dropout_p)`: why the backend cannot take an input, in a phrase; None if it can.
-- `forward(q, k, v, pooled_kv, bias, layout, dropout_p)`: the output and, for backward, the log-sum-exp of each query's logits;
-  an empty tensor where `SAVES_LSE` is False.
-- `backward(grad_out, q, k, v, pooled_kv, bias, out, lse, layout, bias_grad, grad_q, grad_k, grad_v, grad_pooled_kv)`: writes
-  the gradients of the maps into its last four arguments and returns that of the bias (None unless `bias_grad`). A backend
-  without it is plain PyTorch, which autograd differentiates.
+- `forward(q, k, v, pooled_kv, bias, layout, dropout_p)`: the output and, for backward, the log-sum-exp of each query's
+  logits, or an empty tensor if `SAVES_LSE` is False.
+- `backward(grad_out, q, k, v, pooled_kv, bias, out, lse, layout, bias_grad, grad_q, grad_k, grad_v, grad_pooled_kv)`:
+  writes the gradients of the maps into its last four arguments and returns that of the bias (None unless `bias_grad`).
+  The reference has none: autograd differentiates it.
 """
 
 from importlib.util import find_spec
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
 from mmfocal.ops.focal_attention.backends import gather, reference

@@ -1,10 +1,11 @@
 """Focal attention on any device, in chunks of windows whose keys and values are gathered, attended to and dropped.
 
-A chunk fits a processor's cache; backward gathers it again. Its logits are computed in tiles, some windows of the chunk at a time.
+A chunk fits a processor's cache; backward gathers it again. Its logits are computed in tiles: some of its windows at
+a time.
 
-Names and shapes: `n` windows of a chunk or tile, `t` = window_size² tokens in a window, `keys` keys per window. Here the keys of a
-window are in the order of regions: the fine region row by row, with the window's own tokens in its middle, then the regions
-of the pooled levels. Keys and values are stacked: (2, …).
+Names and shapes: `n` windows of a chunk or tile, `t` = window_size² tokens in a window, `keys` keys per window. Here
+the keys of a window are in the order of regions: the fine region row by row, with the window's own tokens in its
+middle, then the regions of the pooled levels. Keys and values are stacked: (2, …).
 """
 
 import math
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from mmfocal.ops.focal_attention.geometry import Layout, cached_per_shape, get_geometry, own_tokens_first
 
-# Keys and values of a chunk share a processor's last cache, logits of a tile its second; an accelerator wants to be filled.
+# Keys and values of a chunk fit a processor's last cache, logits of a tile its second; an accelerator wants to be busy
 _CHUNK_BYTES = {'cpu': 2**22, 'accelerator': 2**28}
 _TILE_BYTES = {'cpu': 2**21, 'accelerator': 2**28}
 
@@ -43,7 +44,8 @@ def forward(
     Returns:
         The output, (B, H, W, heads, head_dim), and an empty tensor.
     """
-    plan = _plan(layout, *q.shape[1:3], q.device)
+    height, width = q.shape[1:3]
+    plan = _plan(layout, height, width, q.device)
     maps = [_pad_regions(_stack_kv(*pair), layout, level) for level, pair in enumerate([(k, v), *pooled_kv])]
     bias = plan.ordered(bias, _compute_dtype(q))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -74,14 +76,15 @@ def backward(
     grad_v: Tensor,
     grad_pooled_kv: Sequence[tuple[Tensor, Tensor]],
 ) -> Tensor | None:
-    """Writes the gradients of the maps into the last four arguments and returns that of the bias (None unless `bias_grad`)."""
-    plan = _plan(layout, *q.shape[1:3], q.device)
+    """Writes the gradients of the maps into the last four arguments and returns the bias' (None unless `bias_grad`)."""
+    _, height, width, _, head_dim = q.shape
+    plan = _plan(layout, height, width, q.device)
     pairs = [_stack_kv(*pair) for pair in [(k, v), *pooled_kv]]
     maps = [_pad_regions(x, layout, level) for level, x in enumerate(pairs)]
     ordered = plan.ordered(bias, _compute_dtype(q))
     grad_maps = [_zeros_with_regions(x, layout, level) for level, x in enumerate(pairs)]
     grad_bias = torch.zeros_like(ordered)
-    scale = q.shape[-1] ** -0.5
+    scale = head_dim**-0.5
     workspace = _Workspace(q)
     for chunk in plan.chunks(q):
         queries = _load_windows(q, 'queries', layout, chunk, workspace)
@@ -132,7 +135,7 @@ class _Plan:
         layout: The attention pattern.
         cols: Windows per row of windows.
         order: (keys,), the index of each key in the operator's order.
-        masks: (windows, 1, 1, keys), float32, 0 or −inf; −inf in place of −100 changes a result by less than 1e-40 of itself.
+        masks: (windows, 1, 1, keys), float32, 0 or −inf, which in place of −100 changes a result by less than 1e-40.
         shift_masks: (4, 1, t, keys), likewise; None without a shift.
         shift_kind: (windows,), which of the four masks a window takes; None without a shift.
         masked: Whether a window has a masked key, one per window.
@@ -157,7 +160,7 @@ class _Plan:
                 yield _Chunk(slice(image, min(image + images, len(q))), slice(row, min(row + rows_at_once, rows)))
 
     def tiles(self, q: Tensor, chunk: _Chunk) -> Iterator[tuple[slice, list[Tensor]]]:
-        """Yields the tiles of a chunk, slices of its n·heads, and the masks (n, 1, 1 or t, keys) to add to their logits."""
+        """Yields the tiles of a chunk, slices of its n·heads, and the masks (n, 1, 1 or t, keys) of their logits."""
         heads = q.shape[3]
         logits_bytes = heads * self.layout.tokens * self.layout.keys * q.element_size()
         most = max(1, _TILE_BYTES['cpu' if q.device.type == 'cpu' else 'accelerator'] // logits_bytes)
@@ -168,7 +171,7 @@ class _Plan:
                 masks = []
                 if any(self.masked[windows]):
                     masks.append(self.masks[windows])
-                    if self.shift_masks is not None:
+                    if self.shift_masks is not None and self.shift_kind is not None:
                         masks.append(self.shift_masks[self.shift_kind[windows]])
                 offset = image * (last - first) - first
                 yield slice((windows.start + offset) * heads, (windows.stop + offset) * heads), masks
@@ -189,7 +192,7 @@ def _plan(layout: Layout, height: int, width: int, device: torch.device) -> _Pla
     masks = geometry.mask[:, None, None, order]
     masks = masks.masked_fill(masks < 0, float('-inf'))
     masked, shift_masks = (masks < 0).flatten(1).any(1), None
-    if geometry.shift_mask is not None:
+    if geometry.shift_mask is not None and geometry.shift_kind is not None:
         shift_masks = F.pad(geometry.shift_mask, (0, layout.keys - layout.tokens))[:, None, :, order]
         shift_masks = shift_masks.masked_fill(shift_masks < 0, float('-inf'))
         masked = masked | (geometry.shift_kind > 0)
@@ -214,7 +217,7 @@ class _Workspace:
 def _attention_weights(
     queries: Tensor, keys: Tensor, bias: Tensor, masks: list[Tensor], workspace: _Workspace
 ) -> Tensor:
-    """Returns the attention weights (n·heads, t, keys) of queries (n·heads, t, head_dim) and keys (n·heads, keys, head_dim)."""
+    """Returns the weights (n·heads, t, keys) of queries (n·heads, t, head_dim) and keys (n·heads, keys, head_dim)."""
     logits = workspace('logits', *queries.shape[:2], keys.shape[1])
     torch.baddbmm(logits, queries, keys.transpose(1, 2), beta=0, alpha=queries.shape[-1] ** -0.5, out=logits)
     by_window = logits.view(-1, len(bias), *logits.shape[1:])  # zeros in place of a bias have one head for all
@@ -225,7 +228,7 @@ def _attention_weights(
 
 
 def _region_of(layout: Layout, level: int) -> tuple[int, int, int]:
-    """Returns, in tokens of a level (0 the fine one): the stride from window to window, what a region has before its window, its side."""
+    """Returns the stride of windows, the margin before a window, and the side of its region, in tokens of a level."""
     if level == 0:
         return layout.window_size, layout.expand_size, layout.window_size + 2 * layout.expand_size
     return 2 ** (level - 1), layout.focal_window // 2, layout.region(level - 1)
@@ -240,7 +243,7 @@ def _stack_kv(k: Tensor, v: Tensor) -> Tensor:
 
 
 def _pad_regions(pair: Tensor, layout: Layout, level: int) -> Tensor:
-    """Pads the maps of a level, (2, B, h, w, heads, head_dim), as far as regions reach: with zeros, or the opposite edge."""
+    """Pads maps (2, B, h, w, heads, head_dim) as far as regions reach, with zeros or the opposite edge."""
     stride, before, side = _region_of(layout, level)
     after = side - stride - before
     x = F.pad(pair, (0, 0, 0, 0, before, after, before, after))

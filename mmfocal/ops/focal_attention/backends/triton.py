@@ -1,7 +1,7 @@
 """Focal attention on GPUs: keys and values are loaded in place, and forward saves only the log-sum-exp.
 
-Backward runs one program per window, as forward does, which writes dq and the window's partial sums of dk and dv; then each token
-sums the partial sums of the windows that saw it, in a fixed order. No atomics: results are deterministic.
+Backward runs one program per window, as forward does, which writes dq and the window's partial sums of dk and dv; then
+each token adds up the partial sums of the windows that saw it, in a fixed order. No atomics: results are deterministic.
 """
 
 import contextlib
@@ -109,7 +109,7 @@ def backward(
     grad_v: Tensor,
     grad_pooled_kv: Sequence[tuple[Tensor, Tensor]],
 ) -> Tensor | None:
-    """Writes the gradients of the maps into the last four arguments and returns that of the bias (None unless `bias_grad`)."""
+    """Writes the gradients of the maps into the last four arguments and returns the bias' (None unless `bias_grad`)."""
     batch, height, width, heads, head_dim = q.shape
     with _on(q.device):
         inputs = _Inputs(q, k, v, pooled_kv, bias, layout)
@@ -157,7 +157,9 @@ def backward(
                     **config,
                 )
                 position += tokens
-        return inputs.bias_gradient(lse, grad_out, delta).to(bias.dtype) if bias_grad else None
+        if bias is None or not bias_grad:
+            return None
+        return inputs.bias_gradient(lse, grad_out, delta).to(bias.dtype)
 
 
 class _Inputs:

@@ -1,9 +1,10 @@
 """The GPU kernels of focal attention. A program of `forward` and `backward` is one window of one head of one image.
 
 A window has WINDOW² queries, padded to BLOCK_M, and KEYS keys, padded to `padded_keys` and loaded BLOCK_N at a time.
-table[window, key] is a token of the map (key < FINE_KEYS), a pooled token, or −1: no key. edge[window] says whether masks are
-needed: a key is −1, or Swin's mask applies. Masked logits are −inf, also where the definition lowers them by 100 (a
-difference below 1e-40). Up to the exponential, logits are q·k + √HEAD_DIM·bias: products accumulate onto the packed bias.
+table[window, key] is a token of the map (key < FINE_KEYS), a pooled token, or −1: no key. edge[window] says whether
+masks are needed: a key is −1, or Swin's mask applies. Masked logits are −inf, also where the definition lowers them
+by 100 (a difference below 1e-40). Up to the exponential, logits are q·k + √HEAD_DIM·bias: products add to the packed
+bias.
 
 Suffixes of strides: b image, m query, n key, h head. offs_m are queries of a window, offs_n its keys, offs_d channels.
 """
@@ -30,7 +31,7 @@ def pack_bias(
     BLOCK_N: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):
-    """(heads, TOKENS, keys) → (heads, BLOCK_M, padded_keys), times √HEAD_DIM, −MAX_BIAS beyond `keys`; BLOCK_N keys per program."""
+    """(heads, TOKENS, keys) → (heads, BLOCK_M, padded_keys), times √HEAD_DIM; −MAX_BIAS beyond `keys`."""
     head = tl.program_id(0)
     token = tl.arange(0, BLOCK_M)[:, None]
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
@@ -386,7 +387,7 @@ def bias_backward(
     HIP: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ):
-    """(splits, heads, BLOCK_M, padded_keys): gradients at the logits of BLOCK_N keys, summed over every splits-th window."""
+    """(splits, heads, BLOCK_M, padded_keys): gradients at the logits, summed over every splits-th window."""
     split, head = tl.program_id(0), tl.program_id(2)
     offs_n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     windows = window_rows * window_cols

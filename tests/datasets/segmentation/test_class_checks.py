@@ -1,4 +1,4 @@
-"""CheckSegmentationHook compares the model and the evaluators with the data sets before a run."""
+"""CheckClassesHook compares segmentors and evaluators with the data sets before a run."""
 
 from types import SimpleNamespace
 
@@ -29,8 +29,9 @@ def segmentor(decode_head=HEAD, **heads):
     return dict(type='EncoderDecoder', backbone=BACKBONE, decode_head=decode_head, **heads)
 
 
-def check(config, model=segmentor(auxiliary_head=[HEAD, HEAD]), val=None, metric=None, train=None):
+def check(config, model=None, val=None, metric=None, train=None):
     """Runs the hook on a model and data sets of three classes."""
+    model = model or segmentor(auxiliary_head=[HEAD, HEAD])
     val = LabelMapDataset(**{**config, **(val or {})}, test_mode=True)
     runner = SimpleNamespace(
         model=MODELS.build(ConfigDict(model)),
@@ -38,7 +39,7 @@ def check(config, model=segmentor(auxiliary_head=[HEAD, HEAD]), val=None, metric
         _val_loop=Loop(val, metric or IoUMetric()),
         _test_loop=dict(type='TestLoop'),
     )
-    HOOKS.build(dict(type='CheckSegmentationHook')).before_run(runner)
+    HOOKS.build(dict(type='CheckClassesHook')).before_run(runner)
 
 
 def test_what_fits_passes(config):
@@ -52,9 +53,15 @@ def test_what_fits_passes(config):
 @pytest.mark.parametrize(
     'model, sentence',
     [
-        (segmentor(dict(HEAD, num_classes=7)), 'decode_head.num_classes=7: train_dataloader.dataset has 3'),
-        (segmentor(auxiliary_head=dict(HEAD, num_classes=19)), 'auxiliary_head.num_classes=19: train_data'),
-        (segmentor(auxiliary_head=[HEAD, dict(HEAD, num_classes=19)]), 'auxiliary_head.1.num_classes=19: train'),
+        (segmentor(dict(HEAD, num_classes=7)), r'decode_head.num_classes=7 \(should be 3\)'),
+        (
+            segmentor(auxiliary_head=dict(HEAD, num_classes=19)),
+            r'auxiliary_head.num_classes=19 \(should be 3\): train_dataloader.dataset has 3 classes',
+        ),
+        (
+            segmentor(auxiliary_head=[HEAD, dict(HEAD, num_classes=19)]),
+            r'auxiliary_head.1.num_classes=19 \(should be 3\): train',
+        ),
         (segmentor(dict(HEAD, ignore_index=0)), 'decode_head.ignore_index=0: train_.*.dataset ignores 255'),
     ],
 )
@@ -96,10 +103,10 @@ def mask2former(num_classes, class_weight):
 
 def test_mask2former(config):
     check(config, mask2former(3, [1.0, 1.0, 1.0, 0.1]))
-    sentence = '^model.decode_head.num_classes=4: train_dataloader.dataset has 3 classes'
+    sentence = r'^model.decode_head.num_classes=4 \(should be 3\)'
     with pytest.raises(ConfigError, match=sentence):
         check(config, mask2former(4, [1.0] * 4 + [0.1]))
-    sentence = '^model.decode_head.loss_cls.class_weight has 151 numbers for 3 classes; write 4, '
+    sentence = r'^len\(model.decode_head.loss_cls.class_weight\)=151 \(should be 4\): train_dataloader.dataset has 3'
     with pytest.raises(ConfigError, match=sentence):
         check(config, mask2former(3, [1.0] * 150 + [0.1]))
 
@@ -112,7 +119,7 @@ def test_classes_of_training_and_validation_differ(config):
 
 
 def test_mean_iou_needs_label_maps(config):
-    with pytest.raises(ConfigError, match='^val_evaluator needs label maps, and val_.* has none; set'):
+    with pytest.raises(ConfigError, match='^val_evaluator needs label maps, but val_.* has none; set'):
         check(config, val=dict(data_prefix=dict(img_path='images')))
 
 

@@ -455,8 +455,9 @@ class FullAttention(_Attention):
             return None
         if (height, width) != (self.map_size, self.map_size):
             raise ValueError(
-                f'VisionLongformer: full attention with relative positions needs a map of {self.map_size} × '
-                f"{self.map_size} tokens, as img_size says, got {height} × {width}; use attention='sparse' or positions='absolute'"
+                'VisionLongformer: full attention with relative positions needs a map of '
+                f'{self.map_size} × {self.map_size} tokens, as img_size says, got {height} × {width}; '
+                "use attention='sparse' or positions='absolute'"
             )
         bias = self.bias_table[self.bias_index].permute(2, 0, 1)
         if self.local_global_bias is not None:

@@ -201,7 +201,7 @@ def test_arguments_that_do_not_fit(project, args, error):
         run.main(arguments(project, *args))
 
 
-@pytest.mark.parametrize('table, count', [('3', 6), ('4', 6), ('5', 12), ('ADE20K', 1)])
+@pytest.mark.parametrize('table, count', [('3', 8), ('4', 8), ('5', 12), ('ADE20K', 1)])
 def test_every_table_has_its_configs(table, count):
     args = argparse.Namespace(
         table=table,

@@ -19,7 +19,6 @@ from mmfocal.benchmark.paper.tables import (
     NANO_BACKBONES,
     SEGMENTATION_SIZE,
     image_size,
-    paper_rows,
     row_of,
 )
 from mmfocal.engine import one_sentence_errors
@@ -77,9 +76,9 @@ TASKS = {  # headings of the index
 }
 STARTS = {  # what a newcomer wants, and the configs to start with
     'try mmfocal on a CPU (`make demo`)': ('atss_focal_nano_shapes',),
-    'detect objects': ('atss_focal_tiny_3x', 'retinanet_focal_tiny_1x'),
-    'segment instances': ('mask_rcnn_focal_tiny_1x', 'cascade_mask_rcnn_focal_tiny_3x'),
-    'segment semantically': ('semantic_fpn_focal_tiny_80k_ade20k', 'upernet_focal_tiny_160k_ade20k'),
+    'detect objects': ('atss_focal_tiny_swin_init_1x', 'atss_focal_tiny_3x'),
+    'segment instances': ('mask_rcnn_focal_tiny_swin_init_1x', 'cascade_mask_rcnn_focal_tiny_3x'),
+    'segment semantically': ('upernet_focal_tiny_swin_init_160k_ade20k', 'semantic_fpn_focal_tiny_80k_ade20k'),
     'segment panoptically': ('panoptic_fpn_focal_tiny_1x', 'mask2former_panoptic_focal_tiny_50e'),
 }
 FAMILIES = {'Focal': 'focal', 'Swin': 'swin', 'PVT': 'pvt', 'ViL': 'vil', 'ResNet, ResNeXt': ('r50', 'r101', 'x101')}
@@ -280,8 +279,16 @@ For another backbone, take the same name with `swin_tiny` or `r50`. To train on 
 lines on top of one of these: [Your own data](../docs/get_started/your_data.md).
 
 Schedules: `1x` is 12 epochs, `3x` 36, `50e` 50; `80k` and `160k` are iterations. The batch is 16 unless the config says
-otherwise. Focal configs need the backbone's weights: `FOCAL_TINY=FILE`, or `FOCAL_TINY=none` to train from scratch
-([Weights](../docs/models/weights.md)). The [Zoo](../docs/models/zoo.md) has parameters, FLOPs and AP.
+otherwise.
+
+Weights of the backbone ([Weights](../docs/models/weights.md)):
+
+- `focal_tiny_swin_init` starts from Swin-T's, which are downloaded.
+- `focal_tiny`, `focal_small`, `focal_base`, `focal_large`: `FOCAL_TINY=FILE` and so on, or `FOCAL_TINY=none` to train
+  from scratch. `focal_tiny_conv`, with convolutional embedding, reads `FOCAL_TINY_CONV`.
+- Swin, PVT and ResNet weights are downloaded.
+
+The [Zoo](../docs/models/zoo.md) has parameters, FLOPs and AP.
 """
     names = {}
     for model in metafile['Models']:

@@ -199,7 +199,7 @@ class FocalTransformer(BaseModule):
             return
         checkpoint = pretrained['checkpoint']
         if checkpoint in UNSET:
-            name = f'FOCAL_{self.arch.upper()}'
+            name = f'FOCAL_{self.arch.upper()}{"_CONV" if self.patch_embed.kernel_size == 7 else ""}'
             raise ConfigError(
                 f'no weights for the Focal-{self.arch} backbone: set the environment variable {name} to the path or '
                 f'URL of a checkpoint, or to none ({name}=none) to train from scratch'

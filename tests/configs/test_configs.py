@@ -20,18 +20,20 @@ from mmseg.structures import SegDataSample
 
 import mmfocal.registration  # noqa: F401
 from mmfocal.benchmark.paper.tables import row_of
+from mmfocal.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
 METADATA = {model['Name']: model['Metadata'] for model in load(CONFIGS[0].parent / 'metafile.yml')['Models']}
 NAME = re.compile(
-    r'(?P<method>\w+?)_(?P<family>r|x|pvt|vil|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)_'
-    r'(1x|3x|50e|shapes|(80k|160k)_(?P<data>ade20k|cityscapes))'
+    r'(?P<method>\w+?)_(?P<family>r|x|pvt|vil|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)'
+    r'(?:_conv|_swin_init)?_(1x|3x|50e|shapes|(80k|160k)_(?P<data>ade20k|cityscapes))'
 )
 PANOPTIC = {'panoptic_fpn', 'mask2former_panoptic', 'mask2former_instance'}  # test_panoptic_configs.py trains these
 # Each method that is not for Focal-L alone, and each family of backbones in either library: what `make test` trains. `make test-configs`
 # trains all.
 REPRESENTATIVES = [
     'atss_focal_tiny_3x',
+    'atss_focal_tiny_swin_init_1x',
     'cascade_mask_rcnn_r50_3x',
     'dino_focal_tiny_1x',
     'mask_rcnn_swin_tiny_3x',
@@ -224,3 +226,23 @@ def test_coco_root(monkeypatch):
     assert cfg.val_evaluator.ann_file == '/somewhere/coco/annotations/instances_val2017.json'
     monkeypatch.delenv('COCO_ROOT')
     assert Config.fromfile(CONFIGS[0].parent / 'atss_r50_3x.py').val_dataloader.dataset.data_root == 'data/coco/'
+
+
+@pytest.mark.parametrize('name', ['atss_focal_tiny_conv_3x', 'mask_rcnn_focal_tiny_conv_1x'])
+def test_conv_embedding(name, monkeypatch):
+    monkeypatch.setenv('FOCAL_TINY_CONV', 'weights.pdparams')
+    backbone = Config.fromfile(CONFIGS[0].parent / f'{name}.py').model.backbone
+    assert backbone.conv_embed and backbone.init_cfg == dict(type='Pretrained', checkpoint='weights.pdparams')
+    monkeypatch.delenv('FOCAL_TINY_CONV')
+    init_default_scope('mmdet')
+    model = MODELS.build(Config.fromfile(CONFIGS[0].parent / f'{name}.py').model.backbone)
+    with pytest.raises(ConfigError, match='set the environment variable FOCAL_TINY_CONV to the path'):
+        model.init_weights()
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS[0].parent.glob('*_swin_init_*.py')), ids=lambda path: path.stem)
+def test_a_start_from_swin_needs_no_variable(path):
+    """MMDetection's and MMFocal's Swin configs name the same file."""
+    backbone = Config.fromfile(path).model.backbone
+    swin = Config.fromfile(CONFIGS[0].parent / 'mask_rcnn_swin_tiny_1x.py').model.backbone
+    assert backbone.init_cfg == swin.init_cfg and (backbone.downsample, backbone.use_shift) == ('merge', True)

@@ -152,7 +152,9 @@ def test_attention_from_end_to_end(monkeypatch, capsys, tmp_path, mode):
     assert [case['stage'] for case in record['cases']] == [0, 1, 2, 3]
     for case in record['cases']:
         found = by_name(case)
-        assert all(found[name]['status'] == 'ok' for name in OPERATORS if name != 'focal_triton')
+        assert all(
+            found[name]['status'] == 'ok' for name in OPERATORS if name not in ('focal_triton', 'flex_attention')
+        )
         flops, size = operator_work(Case('attention', mode, 64, 64, arch='nano', stage=case['stage']))
         assert found['focal']['share'] == pytest.approx(max(size / 1e9, flops / 1e12) / found['focal']['median'])
         assert case['baseline'] == 'window_sdpa' and 'share' not in found['window_sdpa']

@@ -26,9 +26,8 @@ class VisionLongformer(BaseModule):
     of `window_size` × `window_size` tokens around them ('sparse'), or the whole map ('full').
 
     Args:
-        arch: 'tiny', 'small', 'medium', 'base', or dict(embed_dims=…, depths=…, num_heads=…): for each of the four
-            stages its
-            channels, blocks and heads.
+        arch: 'tiny', 'small', 'medium', 'base', or dict(embed_dims=…, depths=…, num_heads=…): channels, blocks and heads,
+            one per stage.
         in_channels: Channels of the image.
         window_size: Side of a chunk (w) in tokens; one value, or one per stage.
         attention: 'sparse' or 'full', one per stage. Classifiers are full in stages 3 and 4; detectors are sparse
@@ -153,8 +152,8 @@ class VisionLongformer(BaseModule):
         if checkpoint in (None, '', 'unset'):
             name = f'VIL_{self.arch.upper()}'
             raise ConfigError(
-                f'no weights for the ViL-{self.arch} backbone: set the environment variable {name} to the path or URL of a '
-                f'checkpoint, or to none ({name}=none) to train from scratch'
+                f'no weights for the ViL-{self.arch} backbone: set the environment variable {name} to the path or URL '
+                f'of a checkpoint, or to none ({name}=none) to train from scratch'
             )
         if checkpoint != 'none':
             load_vision_longformer_weights(self, checkpoint)

@@ -223,7 +223,7 @@ def test_maps_beyond_the_tables_interpolate_positions():
     'arch, millions', [('small', (24.64, 23.97)), ('medium', (39.72, 39.06)), ('base', (55.70, 55.03))]
 )
 def test_parameters_are_the_published_ones(arch, millions):
-    """Of the classifier at 224 pixels, with its head, and of the detectors' backbone with tables for 1344 and the final norm."""
+    """The classifier at 224 pixels with its head; a detector's backbone with tables for 1344 pixels and the final norm."""
     attention = ('sparse', 'sparse', 'full', 'full')
     with torch.device('meta'):
         classifier = VisionLongformer(arch=arch, attention=attention, img_size=224, final_norm=True)
@@ -258,7 +258,7 @@ def test_full_attention_with_relative_positions_refuses_other_sizes():
     model(torch.zeros(1, 3, 96, 96))
     with pytest.raises(
         ValueError,
-        match="works at the size of the constructor alone: its map is 6 × 6, got 8 × 6; use attention='sparse'",
+        match="needs a map of 6 × 6 tokens, as img_size says, got 8 × 6; use attention='sparse'",
     ):
         model(torch.zeros(1, 3, 128, 96))
 

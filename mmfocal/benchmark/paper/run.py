@@ -99,7 +99,7 @@ def select(args: argparse.Namespace) -> list[dict]:
         raise ConfigError('--launcher slurm: needs --partition NAME, and --partition needs it; give both or neither')
     args.gpus = 1 if args.launcher == 'none' else 8 if args.gpus is None else args.gpus
     if args.gpus < 1:
-        raise ConfigError(f'--gpus {args.gpus}: must be at least 1')
+        raise ConfigError(f'--gpus {args.gpus}: is not a number of GPUs; give at least 1')
     rows = shapes_rows(args.table) if args.shapes else table_rows(args.table)
     backbones = {**BACKBONES, **NANO_BACKBONES}
     cells = [

@@ -91,7 +91,9 @@ def test_parameters(row, monkeypatch):
         assert params == pytest.approx(
             {'ResNet-50': 38.718, 'Swin-Tiny': 39.208, 'Focal-Tiny': 40.029}[row['backbone']], abs=1e-3
         )
-    elif row['backbone'].startswith('ViL'):  # the paper's figures have the classifier's head, which detectors do not use
+    elif row['backbone'].startswith(
+        'ViL'
+    ):  # the paper's figures have the classifier's head, which detectors do not use
         head = (768 + 1) * 1000 / 1e6
         assert params + head == pytest.approx(row['params_m'], rel=0.001)
     else:

@@ -1,4 +1,4 @@
-"""tools/benchmark.py report: what stands beside the paper's figures, and what must not."""
+"""tools/benchmark.py report: what is compared with the paper's figures, and what is not."""
 
 import argparse
 import csv

@@ -98,12 +98,12 @@ def test_backbones_from_end_to_end(monkeypatch, capsys, tmp_path, no_libraries, 
         '--out',
         tmp_path / 'new' / 'out',
     )
-    said = capsys.readouterr().out
-    assert 'backbone, train, 70×90, batch 2, float32, nano' in said
-    assert '× Swin, MMDetection [quartiles]' in said and str(tmp_path / 'new' / 'out' / 'speed.png') in said
-    assert 'Swin, timm: absent: ModuleNotFoundError: ' in said and 'Swin, torchvision: absent: ' in said
-    assert 'Focal, gather: out of memory: OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n' in said
-    assert 'needs a CUDA device' in said  # Triton's reason
+    output = capsys.readouterr().out
+    assert 'backbone, train, 70×90, batch 2, float32, nano' in output
+    assert '× Swin, MMDetection [quartiles]' in output and str(tmp_path / 'new' / 'out' / 'speed.png') in output
+    assert 'Swin, timm: absent: ModuleNotFoundError: ' in output and 'Swin, torchvision: absent: ' in output
+    assert 'Focal, gather: out of memory: OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n' in output
+    assert 'needs a CUDA device' in output  # Triton's reason
 
     record = read(tmp_path / 'new' / 'out')
     assert set(record['environment']) >= {'date', 'command', 'commit', 'device', 'cpu', 'threads', 'packages'}

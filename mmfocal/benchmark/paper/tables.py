@@ -51,7 +51,8 @@ def paper_rows(task: str | None = None) -> list[dict]:
         task: 'detection' or 'segmentation'; None for both.
 
     Returns:
-        Rows as in paper_results.yaml, with `config`, the name of the row's config, and `size`, width and height of the image that its FLOPs are counted for.
+        Rows as in paper_results.yaml, with `config`, the name of the row's config, and `size`, width and height of the
+        image that its FLOPs are counted for.
     """
     tasks = (task,) if task else ('detection', 'segmentation')
     rows = [row for row in load(Path(__file__).with_name('paper_results.yaml')) if row['task'] in tasks]

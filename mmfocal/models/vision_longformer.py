@@ -26,8 +26,8 @@ class VisionLongformer(BaseModule):
     of `window_size` × `window_size` tokens around them ('sparse'), or the whole map ('full').
 
     Args:
-        arch: 'tiny', 'small', 'medium', 'base', or dict(embed_dims=…, depths=…, num_heads=…): channels, blocks and heads,
-            one per stage.
+        arch: 'tiny', 'small', 'medium', 'base', or dict(embed_dims=…, depths=…, num_heads=…): channels, blocks and
+            heads, one per stage.
         in_channels: Channels of the image.
         window_size: Side of a chunk (w) in tokens; one value, or one per stage.
         attention: 'sparse' or 'full', one per stage. Classifiers are full in stages 3 and 4; detectors are sparse

@@ -29,8 +29,8 @@ NAME = re.compile(
     r'(?:_conv|_swin_init)?_(1x|3x|50e|shapes|(80k|160k)_(?P<data>ade20k|cityscapes))'
 )
 PANOPTIC = {'panoptic_fpn', 'mask2former_panoptic', 'mask2former_instance'}  # test_panoptic_configs.py trains these
-# Each method that is not for Focal-L alone, and each family of backbones in either library: what `make test` trains. `make test-configs`
-# trains all.
+# Each method that is not for Focal-L alone, and each family of backbones in either library: `make test` trains these,
+# `make test-configs` all.
 REPRESENTATIVES = [
     'atss_focal_tiny_3x',
     'atss_focal_tiny_swin_init_1x',
@@ -157,7 +157,7 @@ def boxes(cfg):
 
 
 def label_maps(cfg):
-    """Two images of two classes and of pixels without a label, for a segmentor: BN needs two where UPerNet pools a whole map."""
+    """Two images of two classes and of unlabelled pixels: BN needs two where UPerNet pools a whole map."""
     cfg.model.data_preprocessor.size = (64, 64)  # training images are padded to it
     samples = []
     for _ in range(2):

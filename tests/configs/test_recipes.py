@@ -60,7 +60,7 @@ def test_all_rows_have_a_config():
 def test_schedule_and_data(name):
     cfg = load(name)
     schedule = name[-2:]
-    epochs, steps = dict([('1x', (12, [8, 11])), ('3x', (36, [24, 32] if '_vil_' in name else [27, 33]))])[schedule]
+    epochs, steps = (12, [8, 11]) if schedule == '1x' else (36, [24, 32] if '_vil_' in name else [27, 33])
     warmup, decay = cfg.param_scheduler
     assert cfg.train_cfg.max_epochs == decay.end == epochs and decay.milestones == steps and decay.gamma == 0.1
     assert not warmup.by_epoch and warmup.start_factor == (0.01 if '_vil_' in name else 0.001)

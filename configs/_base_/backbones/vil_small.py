@@ -1,5 +1,5 @@
-# ViL-Small with absolute positions, the first version of the ViL paper, whose results the Focal paper lists. VIL_SMALL names the ImageNet
-# weights: a path, a URL, or none to train from scratch; VIL_MEDIUM and VIL_BASE those of the other sizes.
+# ViL-Small with absolute positions: the first version of the ViL paper, whose results the Focal paper lists.
+# VIL_SMALL, VIL_MEDIUM and VIL_BASE name the ImageNet weights: a path, a URL, or none to train from scratch.
 backbone = dict(
     type='VisionLongformer',
     arch='small',
@@ -8,5 +8,6 @@ backbone = dict(
     init_cfg=dict(type='Pretrained', checkpoint='{{$VIL_SMALL:unset}}'),
 )
 channels = [96, 192, 384, 768]
-# By method, then schedule: README of the authors' detection code, for its second version; the first version's rates are not published.
+# By method and schedule, from the README of the authors' detection code, for the second version of ViL; the rates of
+# the first version are not published.
 drop_path = dict(retinanet=dict(schedule_1x=0.1, schedule_3x=0.2), mask_rcnn=dict(schedule_1x=0.2, schedule_3x=0.2))

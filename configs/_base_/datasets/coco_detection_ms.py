@@ -1,4 +1,4 @@
-# COCO 2017 boxes; training at shorter sides 640–800 without crops, as ViL's authors do in 3x.
+# COCO 2017 boxes; shorter sides of 640–800 in training, without crops, as in the 3x of ViL's authors.
 _base_ = 'coco_detection.py'
 
 scales = [(1333, side) for side in range(640, 801, 32)]

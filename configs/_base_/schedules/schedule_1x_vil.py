@@ -1,5 +1,6 @@
-# AdamW as ViL's authors train detectors: every parameter decays, 1000 iterations of warm-up from a hundredth; a config adds their limit of
-# the gradient norm, which depends on the method. Weight decay: 0.05 as their README's text says (its commands have 0.1, the files 1e-4).
+# Recipe of ViL's authors for detectors: AdamW 1e-4, every parameter decays, 1000 iterations of warm-up from a
+# hundredth. Weight decay 0.05 is what their README's text says (its commands have 0.1, the config files 1e-4). A
+# config adds the gradient norm to clip to, which depends on the method.
 _base_ = 'schedule_1x_sgd.py'
 
 param_scheduler = [

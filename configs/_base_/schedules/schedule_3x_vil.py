@@ -1,4 +1,5 @@
-# schedule_1x_vil.py for 36 epochs; the rate falls after 24 and 32, as in its authors' 3x (180k and 240k of 270k iterations).
+# schedule_1x_vil.py for 36 epochs, learning rate divided by 10 after 24 and 32, as in the authors' 3x (180k and 240k
+# of 270k iterations).
 _base_ = 'schedule_1x_vil.py'
 
 train_cfg = dict(max_epochs=36)

@@ -193,7 +193,7 @@ def test_an_image_of_no_data_set(run, shapes, tmp_path, monkeypatch):
     assert code == 0, error
     assert (
         'predictions only' in out
-        and f'train_dataloader was not searched: {folder}' in out
+        and f'train_dataloader was not searched: SHAPES_ROOT={folder}: ' in out
         and 'test_dataloader' not in out
     )
 

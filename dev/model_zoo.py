@@ -19,7 +19,6 @@ from mmfocal.benchmark.paper.tables import (
     NANO_BACKBONES,
     SEGMENTATION_SIZE,
     image_size,
-    paper_rows,
     row_of,
 )
 from mmfocal.engine import one_sentence_errors
@@ -77,14 +76,12 @@ TASKS = {  # headings of the index
 }
 STARTS = {  # what a newcomer wants, and the configs to start with
     'try mmfocal on a CPU (`make demo`)': ('atss_focal_nano_shapes',),
-    'detect objects, from weights that are downloaded': ('atss_focal_tiny_swin_init_1x',),
-    'segment instances, likewise': ('mask_rcnn_focal_tiny_swin_init_1x',),
-    'detect objects': ('atss_focal_tiny_3x', 'retinanet_focal_tiny_1x'),
-    'segment instances': ('mask_rcnn_focal_tiny_1x', 'cascade_mask_rcnn_focal_tiny_3x'),
-    'segment semantically': ('semantic_fpn_focal_tiny_80k_ade20k', 'upernet_focal_tiny_160k_ade20k'),
+    'detect objects': ('atss_focal_tiny_swin_init_1x', 'atss_focal_tiny_3x'),
+    'segment instances': ('mask_rcnn_focal_tiny_swin_init_1x', 'cascade_mask_rcnn_focal_tiny_3x'),
+    'segment semantically': ('upernet_focal_tiny_swin_init_160k_ade20k', 'semantic_fpn_focal_tiny_80k_ade20k'),
     'segment panoptically': ('panoptic_fpn_focal_tiny_1x', 'mask2former_panoptic_focal_tiny_50e'),
 }
-FAMILIES = {'Focal': 'focal', 'Swin': 'swin', 'PVT': 'pvt', 'ResNet, ResNeXt': ('r50', 'r101', 'x101')}
+FAMILIES = {'Focal': 'focal', 'Swin': 'swin', 'PVT': 'pvt', 'ViL': 'vil', 'ResNet, ResNeXt': ('r50', 'r101', 'x101')}
 ORDER = (*BACKBONES.values(), *NANO_BACKBONES.values())
 DATA = {'shapes': 'generated shapes', 'ade20k': 'ADE20K', 'cityscapes': 'Cityscapes'}
 METRICS = {'box AP': 'box_ap', 'mask AP': 'mask_ap', 'PQ': 'pq', 'mIoU': 'miou', 'mIoU (MS)': 'miou_ms'}
@@ -207,10 +204,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def make_zoo(metafile: dict) -> str:
     """Returns docs/models/zoo.md: a table per method with figures of the paper and of this project."""
-    absent = [row for row in paper_rows() if not row['config']]
-    tables, backbones, methods = (
-        ', '.join(sorted({str(row[key]) for row in absent})) for key in ('table', 'backbone', 'method')
-    )
     shapes = [model for model in metafile['Models'] if model['Metadata']['Training Data'] == DATA['shapes']]
     text = f"""\
 # Zoo
@@ -228,8 +221,6 @@ weights are released.
   with the configs here.
 - **mmfocal** is what was measured with the config as it is, in percent. A table in which nothing has been measured
   does not have the column.
-
-Tables {tables} also have {backbones} ({methods}), which have no config since no library has ViL.
 """
     for collection in metafile['Collections']:
         models = [
@@ -288,9 +279,14 @@ For another backbone, take the same name with `swin_tiny` or `r50`. To train on 
 lines on top of one of these: [Your own data](../docs/get_started/your_data.md).
 
 Schedules: `1x` is 12 epochs, `3x` 36, `50e` 50; `80k` and `160k` are iterations. The batch is 16 unless the config says
-otherwise. Focal configs need the backbone's weights: `FOCAL_TINY=FILE`, or `FOCAL_TINY=none` to train from scratch
-([Weights](../docs/models/weights.md)). Those of `focal_tiny_swin_init` download Swin's and need none; those of
-`focal_tiny_conv`, with convolutional embedding, read `FOCAL_TINY_CONV`.
+otherwise.
+
+Weights of the backbone ([Weights](../docs/models/weights.md)):
+
+- `focal_tiny_swin_init` starts from Swin-T's, which are downloaded.
+- `focal_tiny`, `focal_small`, `focal_base`, `focal_large`: `FOCAL_TINY=FILE` and so on, or `FOCAL_TINY=none` to train
+  from scratch. `focal_tiny_conv`, with convolutional embedding, reads `FOCAL_TINY_CONV`.
+- Swin, PVT and ResNet weights are downloaded.
 
 The [Zoo](../docs/models/zoo.md) has parameters, FLOPs and AP.
 """

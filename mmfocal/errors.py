@@ -1,6 +1,6 @@
-"""Errors that are the user's to mend: one sentence that says what is wrong, where, and what to do.
+"""Errors that users can fix themselves; messages read `where: what is wrong; what to do`.
 
-The command-line tools print such an error alone, without a traceback.
+The command-line tools print the message alone, without a traceback.
 """
 
 
@@ -9,19 +9,19 @@ class UserError(Exception):
 
 
 class ConfigError(UserError, ValueError):
-    """A config key has a value that cannot work."""
+    """A setting cannot work."""
 
 
 class DataError(UserError, ValueError):
-    """An annotation file or an image is not what it should be."""
+    """An annotation file or an image is invalid."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
-    """A file or folder that a config names is not there."""
+    """A file or folder does not exist."""
 
 
 class CheckpointError(UserError, RuntimeError):
-    """A checkpoint cannot be read, or is of another model."""
+    """A checkpoint cannot be read, or belongs to another model."""
 
 
 class SavingError(UserError, OSError):
@@ -29,11 +29,11 @@ class SavingError(UserError, OSError):
 
 
 class DivergenceError(UserError, ArithmeticError):
-    """A training's losses, gradients or weights are NaN or infinite."""
+    """Losses, gradients or weights are NaN or infinite."""
 
 
 class OutOfMemoryError(UserError, MemoryError):
-    """A batch does not fit into the memory."""
+    """A batch does not fit into memory."""
 
 
 class MissingOperatorError(UserError, NotImplementedError):

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -68,6 +69,13 @@ def test_no_headers(tmp_path, monkeypatch):
     assert not (tmp_path / 'venv').exists()
     (tmp_path / 'Python.h').touch()
     compile_mmcv.check_headers(tmp_path)
+
+
+def test_torch_that_mmcv_does_not_compile_against():
+    compile_mmcv.check_torch('2.13.0+cu130')
+    for version in ('2.14.1', '2.14.0+cpu', '3.0.0'):
+        with pytest.raises(checks.SetupError, match=f'OPS=compile: torch {re.escape(version)} needs C.{{2}}20'):
+            compile_mmcv.check_torch(version)
 
 
 def test_no_disk_space(tmp_path, monkeypatch):

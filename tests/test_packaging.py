@@ -123,6 +123,49 @@ def test_tested_versions_are_exact_and_in_range():
             assert pin.version in one.specifier, name
 
 
+@pytest.mark.slow
+def test_the_wheel_trains_in_an_empty_environment_without_a_compiler(tmp_path):
+    """pip installs everything that `mmfocal[detection]` names; torch comes from where pip finds it."""
+    clone, venv, empty = tmp_path / 'clone', tmp_path / 'venv', tmp_path / 'empty'
+    for name in ('mmfocal', 'requirements', 'configs', 'tools'):
+        shutil.copytree(ROOT / name, clone / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('setup.cfg', 'pyproject.toml', 'LICENSE', 'README.md', 'model-index.yml'):
+        shutil.copy(ROOT / name, clone)
+    empty.mkdir()
+    script(tmp_path / 'bin' / 'c++', 'echo "no compiler here" >&2; exit 1')
+    for name in ('gcc', 'g++', 'cc'):
+        script(tmp_path / 'bin' / name, 'echo "no compiler here" >&2; exit 1')
+    environment = {name: value for name, value in os.environ.items() if name not in ('PYTHONPATH', 'SHAPES_ROOT')}
+    environment |= {'PATH': f'{venv}/bin:{tmp_path}/bin:{environment["PATH"]}', 'SHAPES_ROOT': 'shapes'}
+
+    def run(*command, cwd=empty):
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    run(sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', tmp_path / 'dist', clone)
+    (wheel,) = (tmp_path / 'dist').glob('mmfocal-*.whl')
+    shutil.rmtree(clone)
+    run(sys.executable, '-m', 'venv', venv)
+    torch = str(requirements('tested')['torch'])
+    run('pip', 'install', '-q', torch, f'mmfocal[detection] @ {wheel.as_uri()}')
+    run('mmfocal', 'make-shapes', 'shapes', '--num-train', '4', '--num-val', '2', '--size', '64', '64')
+    options = [
+        f'{split}_dataloader.{key}' for split in ('train', 'val') for key in ('num_workers=0', 'persistent_workers=0')
+    ]
+    options += ['train_dataloader.batch_size=2', 'train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
+    log = run('mmfocal', 'train', 'atss_focal_nano_shapes', '--cfg-options', *options)
+    assert 'Epoch(train) [1][2/2]' in log
+    assert (empty / 'work_dirs/atss_focal_nano_shapes/epoch_1.pth').is_file()
+    Path(empty, 'mine.py').write_text("_base_ = 'mmfocal::atss_focal_tiny_3x.py'\n")
+    assert (
+        'COCO_ROOT'
+        in subprocess.run(
+            ['mmfocal', 'train', 'mine.py'], cwd=empty, env=environment, capture_output=True, text=True
+        ).stderr
+    )
+
+
 @pytest.mark.parametrize('broken', ['', 'lint', 'test-slow', 'STACK=onedl', 'cov'])
 def test_ci_runs_everything_and_fails_if_anything_does(tmp_path, broken):
     """With a make that only prints its arguments and fails where it is told to."""
@@ -133,7 +176,7 @@ def test_ci_runs_everything_and_fails_if_anything_does(tmp_path, broken):
     assert bool(done.returncode) == bool(broken)
     targets = [line.split()[1] for line in done.stdout.splitlines() if line.startswith('make ')]
     assert targets == ['install', 'lint', 'docs', 'test-slow', 'test-configs', 'test-cpus', 'test', 'test']
-    assert done.stdout.splitlines()[-1].startswith('make test PYTEST_OPTIONS=--cov=mmfocal')
+    assert done.stdout.splitlines()[-1].startswith('make test PYTEST_OPTIONS=-n 2 --dist loadfile --cov=mmfocal')
     assert ('FAILED: make' in done.stdout) == (broken not in ('', 'cov'))
 
 

@@ -197,12 +197,9 @@ def main(args: argparse.Namespace) -> None:
     if args.out:
         make_file(args.out)
     rows = table_rows(args.table) if args.table else [row_of(Path(config).stem) for config in args.config]
-    absent = [row['backbone'] for row in rows if args.table and not row['config']]
     paths = [args.configs / f'{row["config"]}.py' for row in rows] if args.table else args.config
     results = []
     for path, row in zip(paths, rows):
-        if args.table and not row['config']:
-            continue
         print(f'counting {path}', file=sys.stderr)
         done = None if args.table and not path.is_file() else count_config(path, size, args.cfg_options)
         results.append((Path(path).stem, row or {}, done))
@@ -214,7 +211,7 @@ def main(args: argparse.Namespace) -> None:
     print('| config | pixels | parameters, M | paper | ± | GFLOPs | paper | ± |\n' + '| --- ' * 8 + '|')
     for result in results:
         print(table_row(*result))
-    print(''.join(notes(results, absent)), end='')
+    print(''.join(notes(results)), end='')
     if args.by_layer:
         for name, _, done in results:
             if done:
@@ -264,10 +261,8 @@ def table_row(name: str, row: dict, done: Complexity | None) -> str:
     return f'| {" | ".join(cells)} |'
 
 
-def notes(results: list[tuple[str, dict, Complexity | None]], absent: list[str]) -> Iterator[str]:
+def notes(results: list[tuple[str, dict, Complexity | None]]) -> Iterator[str]:
     """Yields the text below the table: what it leaves out."""
-    if absent:
-        yield f'\nLeft out, as no library has them: {", ".join(sorted(set(absent)))}.\n'
     counted = [(name, done) for name, _, done in results if done]
     if any(done.frozen for _, done in counted):
         yield "\nFrozen parameters, M (the paper's figures for ResNets exclude them): "

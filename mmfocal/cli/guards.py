@@ -49,7 +49,7 @@ def add_guards(cfg: Config) -> None:
     present = {hook['type'] for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])] if hook}
     guards = dict(HOOKS)
     if any(new.endswith('Dataset') for _, new in changed):
-        guards['check_classes'] = 'CheckSegmentationHook' if scope == 'mmseg' else 'CheckClassesHook'
+        guards['check_classes'] = 'CheckClassesHook'
     added = {name: hook for name, hook in guards.items() if hook not in present}
     for name, hook in added.items():
         hooks[name] = dict(type=hook)

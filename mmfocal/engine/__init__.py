@@ -1,7 +1,8 @@
 from mmfocal.engine.bad_data import BadDataHook
 from mmfocal.engine.checkpoint_hook import SafeCheckpointHook
-from mmfocal.engine.checkpointer import Checkpointer, check_compatible, find_latest_valid_checkpoint
+from mmfocal.engine.checkpointer import Checkpointer, find_latest_valid_checkpoint
 from mmfocal.engine.command_line import load_config, read_config
+from mmfocal.engine.compatibility import check_compatible
 from mmfocal.engine.divergence import DivergenceHook
 from mmfocal.engine.error_messages import one_sentence_errors
 from mmfocal.engine.host_memory import HostMemoryHook

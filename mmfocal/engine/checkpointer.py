@@ -12,9 +12,7 @@ from mmengine.dist import broadcast_object_list, get_world_size
 from mmengine.fileio import LocalBackend, join_path, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MMLogger
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from mmfocal.errors import CheckpointError, ConfigError, SavingError
@@ -51,25 +49,37 @@ class Checkpointer:
         """Returns the position in the data after so many finished epochs and iterations.
 
         Returns:
-            `batches_done` in the epoch, per process; `batch_size`, of all processes together; `sampler_seed`.
+            `batches_done` in the epoch, per process; `epoch_length`, batches per epoch; `batch_size`, of all processes
+            together; `sampler_seed`.
         """
         loop = self.runner.train_loop
         batches = loop.dataloader.batch_sampler
         in_epoch = loop.endless or epoch == loop.epoch
         return dict(
             batches_done=iteration - loop.epoch_start if in_epoch else 0,
+            epoch_length=len(batches),
             batch_size=batches.batch_size * get_world_size(),
             sampler_seed=batches.seed,
         )
 
     def restore_progress(self, meta: dict) -> None:
-        """Moves the loop to the position that `progress` saved, or that a checkpoint of MMEngine's loops implies."""
+        """Moves the loop to the position that `progress` saved, or that a checkpoint of MMEngine's loops implies.
+
+        If an epoch has another number of batches now, iterations are counted as if it had had it from the start.
+        """
         loop = self.runner.train_loop
         batches = loop.dataloader.batch_sampler
+        size, length = batches.batch_size * get_world_size(), len(batches)
         if 'batches_done' in meta:  # of batches that may have had another size
-            first = meta['batches_done'] * meta['batch_size'] // (batches.batch_size * get_world_size())
+            first = meta['batches_done'] * meta['batch_size'] // size
         else:
             first = loop.iter if loop.endless else 0
+        same = meta['epoch_length'] == length if 'epoch_length' in meta else meta.get('batch_size', size) == size
+        if not same and not loop.endless:
+            is_validated = self.has_validated(loop.iter)
+            loop._iter = loop.epoch * length + first
+            if is_validated:
+                self._note(VALIDATED, str(loop.iter))
         loop.start_at(first)
         batches.default_seed = self.runner.seed
         batches.seed = meta.get('sampler_seed', batches.seed)
@@ -398,31 +408,3 @@ def corruption_reason(path: str | Path) -> str | None:
     except Exception as error:  # corrupt bytes end in any kind of error
         return str(error)
     return f'checksum of {member}' if member else None
-
-
-def check_compatible(model: nn.Module, checkpoint: dict, filename: str) -> None:
-    """Checks that a checkpoint has all of a model's weights.
-
-    Args:
-        model: The model, wrapped or not.
-        checkpoint: The checkpoint, or the state dict itself.
-        filename: Its name, for the message.
-
-    Raises:
-        CheckpointError: If a weight is missing or has another shape; the message names the first.
-    """
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    weights = checkpoint.get('state_dict', checkpoint)
-    weights = {name.removeprefix('module.'): value for name, value in weights.items()}
-    for name, value in model.state_dict().items():
-        if name not in weights:
-            raise CheckpointError(f'{filename}: does not fit the model, {name} is missing; {_ADVICE}')
-        if weights[name].shape != value.shape:
-            raise CheckpointError(
-                f'{filename}: does not fit the model, {name} is {tuple(weights[name].shape)} in the file and '
-                f'{tuple(value.shape)} in the model; {_ADVICE}'
-            )
-
-
-_ADVICE = 'use the config that it was trained with'

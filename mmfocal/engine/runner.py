@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
@@ -15,9 +15,11 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 
-from mmfocal.engine.checkpointer import Checkpointer, check_compatible
+from mmfocal.engine.checkpointer import Checkpointer
+from mmfocal.engine.compatibility import check_compatible, describe_load
 from mmfocal.engine.fsdp import shard_model, shard_optimizer
 from mmfocal.engine.launchers import set_up_process_group
+from mmfocal.engine.resumed_settings import ResumedSettings
 from mmfocal.engine.workers import WorkerInit
 from mmfocal.errors import CheckpointError
 from mmfocal.ops import mmcv_ops
@@ -32,8 +34,9 @@ class FocalRunner(Runner):
 
     - Training loops are resumable (`ResumableEpochLoop`, `ResumableIterLoop`), also under the names of MMEngine's.
     - A `Checkpointer` saves, and finds the latest valid checkpoint for `resume=True`.
-    - A checkpoint of another model is an error when testing and resuming; when resuming, pretrained weights, which the
-      checkpoint replaces, are not loaded.
+    - A checkpoint of another model is an error when testing and resuming, and one that loads nothing when fine-tuning.
+    - Settings that differ from those of the checkpoint to resume from take effect, or are refused.
+    - When resuming, pretrained weights, which the checkpoint replaces, are not loaded.
     - With `fsdp_units` in the config, class names of the model's blocks, a distributed training shards parameters,
       gradients and the optimizer's state among the processes (`shard_model`). Checkpoints are the same as without.
     """
@@ -161,21 +164,54 @@ class FocalRunner(Runner):
             self.logger.info(f'{self.work_dir}: no checkpoint to resume from, training starts from scratch.')
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        super().resume(filename, *args, **kwargs)
-        if hasattr(self.train_loop, 'start_at'):
-            self.checkpointer.restore_progress(self._loaded_meta)
+        """As MMEngine's; settings that differ from the checkpoint's take effect or are refused (`ResumedSettings`).
+
+        Raises:
+            CheckpointError: If the file has only weights, or those of another model or optimizer.
+            ConfigError: If a schedule that follows metrics differs.
+        """
+        is_ours = hasattr(self.train_loop, 'start_at') and isinstance(self.optim_wrapper, OptimWrapper)
+        settings = ResumedSettings(self) if is_ours else None
+        try:
+            super().resume(filename, *args, **kwargs)
+        except ValueError as error:  # PyTorch's
+            if 'parameter group' not in str(error):
+                raise
+            raise CheckpointError(
+                f'{filename}: the optimizer has other parameter groups than in the config; restore optim_wrapper and '
+                'the frozen stages of model, or start from its weights with load_from'
+            ) from error
+        if settings:
+            iteration = self.train_loop.iter
+            self.checkpointer.restore_progress(self._loaded.get('meta', {}))
+            settings.apply(self._loaded, filename, iteration)
+        self._loaded = {}
 
     def load_checkpoint(self, filename: str, *args: Any, **kwargs: Any) -> dict:
-        checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        """As MMEngine's; logs which tensors are new when fine-tuning, otherwise all weights have to be there.
+
+        Raises:
+            CheckpointError: If a weight is missing when testing or resuming, if fine-tuning would load none, or if the
+                file to resume from has only weights.
+        """
+        missing: list[str] = []
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        hook = model.register_load_state_dict_post_hook(lambda _, keys: missing.extend(keys.missing_keys))
+        try:
+            checkpoint = super().load_checkpoint(filename, *args, **kwargs)
+        finally:
+            hook.remove()
         is_finetuning = isinstance(self._train_loop, BaseLoop) and not self._resume
-        if not is_finetuning:  # MMEngine has only warned so far
-            check_compatible(self.model, checkpoint, filename)
+        if is_finetuning:
+            self.logger.info(describe_load(model, checkpoint, filename, missing))
+        else:  # MMEngine has only warned so far
+            check_compatible(model, checkpoint, filename)
         if self._resume and not {'meta', 'message_hub', 'optimizer'} <= checkpoint.keys():
             raise CheckpointError(
                 f'{filename}: only weights, which training cannot resume from; to start from them, use '
                 f'--cfg-options load_from={filename} in place of --resume'
             )
-        self._loaded_meta = checkpoint.get('meta', {})
+        self._loaded = {name: checkpoint[name] for name in ('meta', 'param_schedulers') if name in checkpoint}
         return checkpoint
 
     def _init_model_weights(self) -> None:

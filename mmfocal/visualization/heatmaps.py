@@ -29,7 +29,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmfocal.engine import read_config
-from mmfocal.engine.checkpointer import check_compatible
+from mmfocal.engine.compatibility import check_compatible
 from mmfocal.errors import ConfigError, DataError, MissingFileError
 from mmfocal.models.reppoints_v2 import RepPointsV2Head
 from mmfocal.weights import register_safe_loaders

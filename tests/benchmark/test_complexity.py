@@ -131,7 +131,7 @@ class Odd(nn.Module):
         return self.used(image).cumsum(1).cumsum(2)
 
 
-def test_what_no_output_needs_is_counted_and_what_is_not_known_is_told():
+def test_unused_layers_count_and_unknown_operators_are_listed():
     done = complexity.count(Called(Odd()), (64, 32))
     assert done.flops == {'': 2048 * 21, 'module': 2048 * 21, 'module.used': 2048 * 6, 'module.vain': 2048 * 15}
     assert done.params == {'': 28, 'module': 28, 'module.used': 8, 'module.vain': 20} and done.frozen == 6

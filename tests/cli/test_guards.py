@@ -44,6 +44,7 @@ SEGMENTATION = [
     'train_dataloader.dataset.data_prefix.seg_map_path=annotations/semantic_train2017',
     *(f'{loader}.dataset.data_prefix.img_path=val2017' for loader in LOADERS[1:]),
     *(f'{loader}.dataset.data_prefix.seg_map_path=annotations/semantic_val2017' for loader in LOADERS[1:]),
+    'model.pretrained=None',
     'model.decode_head.in_channels=512',
     'model.auxiliary_head.in_channels=256',
     'model.data_preprocessor.size=(64,64)',
@@ -177,4 +178,4 @@ def test_bad_data_and_divergence_of_a_stock_config(shapes, tmp_path):
         code, log = run(tmp_path / 'data', command, RETINANET)
         assert code == 1 and 'category_id 77' in log and 'Traceback' not in log, log
     code, log = run(shapes, 'train', RETINANET, options=['model.bbox_head.num_classes=7'])
-    assert code == 1 and 'model.bbox_head.num_classes=7: train_dataloader.dataset has 4 classes' in log
+    assert code == 1 and 'model.bbox_head.num_classes=7 (should be 4): train_dataloader.dataset has 4 classes' in log

@@ -25,12 +25,12 @@ from mmfocal.errors import ConfigError
 CONFIGS = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
 METADATA = {model['Name']: model['Metadata'] for model in load(CONFIGS[0].parent / 'metafile.yml')['Models']}
 NAME = re.compile(
-    r'(?P<method>\w+?)_(?P<family>r|x|pvt|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)'
+    r'(?P<method>\w+?)_(?P<family>r|x|pvt|vil|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)'
     r'(?:_conv|_swin_init)?_(1x|3x|50e|shapes|(80k|160k)_(?P<data>ade20k|cityscapes))'
 )
 PANOPTIC = {'panoptic_fpn', 'mask2former_panoptic', 'mask2former_instance'}  # test_panoptic_configs.py trains these
-# Each method that is not for Focal-L alone, and each family of backbones in either library: what `make test` trains. `make test-configs`
-# trains all.
+# Each method that is not for Focal-L alone, and each family of backbones in either library: `make test` trains these,
+# `make test-configs` all.
 REPRESENTATIVES = [
     'atss_focal_tiny_3x',
     'atss_focal_tiny_swin_init_1x',
@@ -39,6 +39,7 @@ REPRESENTATIVES = [
     'mask_rcnn_swin_tiny_3x',
     'reppointsv2_focal_tiny_3x',
     'retinanet_pvt_small_1x',
+    'retinanet_vil_small_1x',
     'retinanet_x101_32x4d_1x',
     'sparse_rcnn_focal_tiny_3x',
     'mask2former_focal_tiny_160k_ade20k',
@@ -52,8 +53,13 @@ REPRESENTATIVES = [
 
 @pytest.fixture(autouse=True)
 def from_scratch(monkeypatch):
-    for size in ('TINY', 'SMALL', 'BASE', 'LARGE'):
-        monkeypatch.setenv(f'FOCAL_{size}', 'none')
+    for variable in (
+        *(f'FOCAL_{size}' for size in ('TINY', 'SMALL', 'BASE', 'LARGE')),
+        'VIL_SMALL',
+        'VIL_MEDIUM',
+        'VIL_BASE',
+    ):
+        monkeypatch.setenv(variable, 'none')
 
 
 def test_names_and_representatives():
@@ -151,7 +157,7 @@ def boxes(cfg):
 
 
 def label_maps(cfg):
-    """Two images of two classes and of pixels without a label, for a segmentor: BN needs two where UPerNet pools a whole map."""
+    """Two images of two classes and of unlabelled pixels: BN needs two where UPerNet pools a whole map."""
     cfg.model.data_preprocessor.size = (64, 64)  # training images are padded to it
     samples = []
     for _ in range(2):

@@ -26,6 +26,11 @@ DROP_PATHS = {  # 1x, 3x
     'swin_small': (0.2, 0.2),
     'swin_base': (0.3, 0.3),
 }
+VIL_DROP_PATHS = {  # RetinaNet 1x, 3x, Mask R-CNN 1x, 3x
+    'vil_small': (0.1, 0.2, 0.2, 0.2),
+    'vil_medium': (0.2, 0.3, 0.2, 0.3),
+    'vil_base': (0.3, 0.3, 0.3, 0.3),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -48,21 +53,23 @@ def test_all_rows_have_a_config():
         'dino_focal_large_3x',
     ]
     assert [name for name in names if not (FOLDER / f'{name}.py').is_file()] == []
-    assert len(ROWS) == 2 * 2 * 13 + 4 * 3  # Tables 3 and 4 without ViL, Table 5
+    assert len(ROWS) == 2 * 2 * 16 + 4 * 3  # Tables 3 and 4, Table 5
 
 
 @pytest.mark.parametrize('name', [*ROWS, *BEYOND])
 def test_schedule_and_data(name):
     cfg = load(name)
     schedule = name[-2:]
-    epochs, steps = dict([('1x', (12, [8, 11])), ('3x', (36, [27, 33]))])[schedule]
+    epochs, steps = (12, [8, 11]) if schedule == '1x' else (36, [24, 32] if '_vil_' in name else [27, 33])
     warmup, decay = cfg.param_scheduler
     assert cfg.train_cfg.max_epochs == decay.end == epochs and decay.milestones == steps and decay.gamma == 0.1
-    assert not warmup.by_epoch and warmup.start_factor == 0.001
+    assert not warmup.by_epoch and warmup.start_factor == (0.01 if '_vil_' in name else 0.001)
     assert cfg.train_dataloader.batch_size == 2 and cfg.auto_scale_lr.base_batch_size == 16  # on 8 GPUs
     pipeline = cfg.train_dataloader.dataset.pipeline
     if schedule == '1x':
         assert [(step.scale, step.keep_ratio) for step in pipeline if step.type == 'Resize'] == [((1333, 800), True)]
+    elif '_vil_' in name:
+        assert pipeline[2].scales == [(1333, side) for side in range(640, 801, 32)] and len(pipeline) == 5
     else:
         whole, cropped = pipeline[3].transforms
         sides = [(1333, side) for side in range(480, 801, 32)]
@@ -86,6 +93,9 @@ def test_optimizer(name):
         clip_grad = dict(max_norm=1, norm_type=2)
     elif '_pvt_' in name:
         optimizer, paramwise_cfg = dict(type='AdamW', lr=1e-4, weight_decay=1e-4), None
+    elif '_vil_' in name:
+        optimizer, paramwise_cfg = dict(type='AdamW', lr=1e-4, weight_decay=0.05), None
+        clip_grad = dict(max_norm=1.0 if name.startswith('retinanet') else 0.5)
     elif name.endswith('1x') and ('_r50_' in name or '101_' in name):
         lr = 0.01 if name.startswith('retinanet') else 0.02
         optimizer, paramwise_cfg = dict(type='SGD', lr=lr, momentum=0.9, weight_decay=1e-4), None
@@ -108,13 +118,24 @@ def test_backbone(name, monkeypatch):
         assert backbone.init_cfg.checkpoint.endswith(f'/swin_{size}_patch4_window7_224.pth')
 
 
+@pytest.mark.parametrize('name', [name for name in ROWS if '_vil_' in name])
+def test_vil_backbone(name, monkeypatch):
+    size, schedule = name.split('_')[-2:]
+    monkeypatch.setenv(f'VIL_{size.upper()}', 'weights.pth')
+    backbone = load(name).model.backbone
+    place = 2 * name.startswith('mask_rcnn') + (schedule == '3x')
+    assert backbone.drop_path_rate == VIL_DROP_PATHS[f'vil_{size}'][place]
+    assert (backbone.type, backbone.arch, backbone.positions) == ('VisionLongformer', size, 'absolute')
+    assert backbone.img_size == 1333 and backbone.init_cfg == dict(type='Pretrained', checkpoint='weights.pth')
+
+
 def test_a_detectors_configs_differ_in_the_backbone_only():
     groups = defaultdict(dict)
     for name, row in ROWS.items():
-        # ResNets in 1x, and PVT, have recipes of their own.
+        # ResNets in 1x, PVT and ViL have recipes of their own.
         family = (
-            'PVT'
-            if 'PVT' in row['backbone']
+            row['backbone'][:3]
+            if row['backbone'][:3] in ('PVT', 'ViL')
             else 'ResNet'
             if 'Res' in row['backbone'] and row['schedule'] == '1x'
             else ''
@@ -128,7 +149,7 @@ def test_a_detectors_configs_differ_in_the_backbone_only():
     for group in groups.values():
         first, *others = group.values()
         assert all(cfg == first for cfg in others), list(group)
-    assert len(groups) == 2 * (3 + 2) + 4
+    assert len(groups) == 2 * (4 + 3) + 4
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the segmentation configs set: the numbers of Swin's ADE20K recipe and of MMSegmentation, whose own configs they are held against."""
+"""The segmentation configs have the numbers of Swin's ADE20K recipe and of MMSegmentation's own configs."""
 
 from functools import partial
 from pathlib import Path

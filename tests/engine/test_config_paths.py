@@ -85,4 +85,4 @@ def test_a_base_in_a_process_that_imports_only_the_registration(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout == 'ATSS\n', done.stderr
+    assert done.stdout.endswith('ATSS\n'), done.stderr  # OneDL's forks print on import

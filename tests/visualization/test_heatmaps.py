@@ -86,7 +86,7 @@ def boxes(axis, style='solid'):
 
 
 def annotations(folder, name, change=None):
-    """Boxes of a validation image, xyxy, with their class names, from the file; `change` may change them there first."""
+    """Returns a validation image's boxes (xyxy) and class names from the file, after `change` has changed them."""
     path = folder / 'annotations/instances_val2017.json'
     coco = json.loads(path.read_text())
     (image,) = (image['id'] for image in coco['images'] if image['file_name'] == name)
@@ -111,10 +111,9 @@ def test_targets_are_the_annotations(scale, run, shapes, tmp_path, monkeypatch):
     gt, side = gt * scale, round(64 * scale)
     code, out, error, figure = run(image, '--cfg-options', f'test_dataloader.dataset.pipeline.1.scale_factor={scale}')
     assert code == 0, error
-    assert (
-        out.splitlines()[-1]
-        == f'work_dirs/heatmaps/{image.stem}.png: predictions and targets (from {folder}/annotations/instances_val2017.json)'
-    )
+    annotation_file = f'{folder}/annotations/instances_val2017.json'
+    last = out.splitlines()[-1]
+    assert last == f'work_dirs/heatmaps/{image.stem}.png: predictions and targets (from {annotation_file})'
     assert cv2.imread(f'work_dirs/heatmaps/{image.stem}.png').std() > 20
     assert f'{image} at {side} × {side} pixels' in figure.get_suptitle()
 
@@ -204,8 +203,8 @@ def test_data_sets_in_wrappers_and_links(run, shapes, tmp_path):
     config = tmp_path / 'wrapped.py'
     config.write_text(f"""_base_ = '{CONFIG}'
 data_set = {{{{_base_.train_dataloader.dataset}}}}
-train_dataloader = dict(dataset=dict(
-    _delete_=True, type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[{{{{_base_.val_dataloader.dataset}}}}, data_set])))
+both = dict(type='ConcatDataset', datasets=[{{{{_base_.val_dataloader.dataset}}}}, data_set])
+train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2, dataset=both))
 """)
     link = tmp_path / 'link.jpg'
     link.symlink_to(sorted((shapes / 'train2017').iterdir())[-1])

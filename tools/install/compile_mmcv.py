@@ -22,6 +22,15 @@ def check_tools():
     check_headers(sysconfig.get_path('include'))
 
 
+def check_torch(version):
+    """Raises SetupError if MMCV, which is written for C++17, cannot be compiled against this torch."""
+    if tuple(map(int, version.split('.')[:2])) >= (2, 14):
+        raise SetupError(
+            f'OPS=compile: torch {version} needs C++20, for which MMCV is not written; leave OPS out, or choose an '
+            'earlier one, TORCH=2.13.0, in a new environment'
+        )
+
+
 def check_compiler():
     """Raises SetupError if a C++17 source cannot be made into a shared library."""
     compiler = os.environ.get('CXX', 'c++')

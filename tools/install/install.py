@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from checks import SetupError, check_disk
-from compile_mmcv import check_tools, compile_mmcv
+from compile_mmcv import check_tools, check_torch, compile_mmcv
 from environment import Environment, package, say
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +82,8 @@ def set_up(env, wish='', stack='openmmlab', ops=''):
     if spec:
         say(f'1/3 {spec}')
         install_torch(env, spec)
+    if ops:
+        check_torch(env.packages()['torch'])
     say('2/3 the libraries')
     env.pip('installing the libraries', 'install', *wanted(env, stack))
     repair_opencv(env)
@@ -131,7 +133,9 @@ def wanted(env, stack):
 
 def ranges():
     """Returns the requirements that do not pin."""
-    return [line for name in ('runtime', 'mminstall', 'tests', 'lint') for line in requirements(name).values()]
+    return [
+        line for name in ('runtime', 'mminstall', 'optional', 'tests', 'lint') for line in requirements(name).values()
+    ]
 
 
 def fingerprint(versions, stack='openmmlab'):

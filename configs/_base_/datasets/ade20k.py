@@ -1,4 +1,4 @@
-# ADE20K's 150 classes with crops of 512 × 512, as MMSegmentation has it. The folder is the environment variable ADE20K_ROOT, by default
+# ADE20K, 150 classes, 512 × 512 crops, as in MMSegmentation. Folder: environment variable ADE20K_ROOT, default
 # data/ade/ADEChallengeData2016/.
 data_root = '{{$ADE20K_ROOT:data/ade/ADEChallengeData2016/}}'
 crop_size = (512, 512)
@@ -19,7 +19,7 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=2,  # a GPU; 16 in all on 8 GPUs
+    batch_size=2,  # per GPU; 16 on 8 GPUs
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
@@ -47,8 +47,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
 
-# tools/test.py --tta: six scales, each with its mirror image. They are scales of the test size, as in Swin's results, not of the file's size
-# as in MMSegmentation's configs.
+# tools/test.py --tta: six scales with flips. Scales are relative to the test size, as for Swin's results, not to the
+# size of the file as in MMSegmentation's configs.
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [
     dict(type='LoadImageFromFile'),

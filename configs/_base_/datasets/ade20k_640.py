@@ -1,4 +1,4 @@
-# ADE20K with crops of 640 × 640 and test images of 2560 × 640, as MMSegmentation has it for large models.
+# ADE20K for large models: 640 × 640 crops, test images of 2560 × 640, as in MMSegmentation.
 _base_ = 'ade20k.py'
 
 crop_size = (640, 640)

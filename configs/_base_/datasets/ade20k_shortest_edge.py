@@ -1,4 +1,4 @@
-# ADE20K for Mask2Former: training at shorter sides of 256–1024 in steps, as MMSegmentation has it, before the crop.
+# ADE20K for Mask2Former: shorter sides of 256–1024 before the crop in training, as in MMSegmentation.
 _base_ = 'ade20k.py'
 
 train_pipeline = [

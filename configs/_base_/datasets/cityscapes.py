@@ -1,4 +1,4 @@
-# Cityscapes' 19 classes with crops of 512 × 1024, as MMSegmentation has it. The folder is the environment variable CITYSCAPES_ROOT, by
+# Cityscapes, 19 classes, 512 × 1024 crops, as in MMSegmentation. Folder: environment variable CITYSCAPES_ROOT,
 # default data/cityscapes/.
 _base_ = 'ade20k.py'
 

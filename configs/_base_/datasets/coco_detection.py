@@ -1,4 +1,4 @@
-# COCO 2017 boxes at 800 × 1333. The folder is the environment variable COCO_ROOT, by default data/coco/.
+# COCO 2017 boxes at 800 × 1333. Folder: environment variable COCO_ROOT, default data/coco/.
 data_root = '{{$COCO_ROOT:data/coco/}}'
 
 train_pipeline = [
@@ -15,7 +15,7 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
-    batch_size=2,  # a GPU; 16 in all on 8 GPUs
+    batch_size=2,  # per GPU; 16 on 8 GPUs
     num_workers=2,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
@@ -51,7 +51,7 @@ val_evaluator = dict(
 )
 test_evaluator = val_evaluator
 
-# tools/test.py --tta: three scales, each with its mirror image
+# tools/test.py --tta: three scales with flips
 tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.6), max_per_img=100))
 tta_pipeline = [
     dict(type='LoadImageFromFile'),

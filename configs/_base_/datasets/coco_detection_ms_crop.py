@@ -1,4 +1,5 @@
-# COCO 2017 boxes; training at shorter sides 480–800, half of the images cropped first, as DETR and Sparse R-CNN do.
+# COCO 2017 boxes; shorter sides of 480–800 in training, and a crop before it for half of the images, as DETR and
+# Sparse R-CNN do.
 _base_ = 'coco_detection.py'
 
 scales = [(1333, side) for side in range(480, 801, 32)]

@@ -1,4 +1,4 @@
-# COCO 2017 boxes and masks with the jittering of coco_panoptic_lsj.py.
+# COCO 2017 boxes and masks with the large-scale jittering of coco_panoptic_lsj.py.
 _base_ = 'coco_instance.py'
 
 train_pipeline = [
@@ -13,6 +13,6 @@ train_pipeline = [
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
-# MMDetection merges the boxes of augmented images, not the masks, which Mask2Former's boxes are of.
+# Test-time augmentation is left out: MMDetection merges boxes only, and Mask2Former derives its boxes from masks.
 tta_model = None
 tta_pipeline = None

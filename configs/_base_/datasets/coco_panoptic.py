@@ -1,5 +1,5 @@
-# COCO 2017 panoptic segments at 800 × 1333: annotations/panoptic_{train,val}2017.json, and folders of the
-# same names with a PNG an image. Reading them needs panopticapi.
+# COCO 2017 panoptic segments at 800 × 1333: annotations/panoptic_{train,val}2017.json and folders of the same names
+# with one PNG per image. Reading them needs panopticapi.
 _base_ = 'coco_detection.py'
 
 load_segments = dict(type='LoadPanopticAnnotations')
@@ -32,6 +32,6 @@ val_evaluator = [
 ]
 test_evaluator = val_evaluator
 
-# MMDetection merges the boxes of augmented images, not their segments.
+# Test-time augmentation is left out: MMDetection merges boxes only, not segments.
 tta_model = None
 tta_pipeline = None

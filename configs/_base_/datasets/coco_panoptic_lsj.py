@@ -1,5 +1,5 @@
-# COCO 2017 panoptic segments with Mask2Former's large-scale jittering (its section 4.1, and MMDetection):
-# images at 0.1 to 2 times the size that fits into 1024 × 1024, cropped to it. Instances are evaluated too.
+# COCO 2017 panoptic segments with the large-scale jittering of Mask2Former (its section 4.1, and MMDetection): images
+# at 0.1 to 2 times the size that fits into 1024 × 1024, then cropped to it. Instances are evaluated as well.
 _base_ = 'coco_panoptic.py'
 
 train_pipeline = [

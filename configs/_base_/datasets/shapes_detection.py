@@ -1,4 +1,4 @@
-# Boxes of the generated data set (tools/dataset_converters/make_shapes.py). The folder is SHAPES_ROOT, by default data/shapes/.
+# Boxes of the generated shapes (mmfocal make-shapes). Folder: environment variable SHAPES_ROOT, default data/shapes/.
 _base_ = 'coco_detection.py'
 
 data_root = '{{$SHAPES_ROOT:data/shapes/}}'
@@ -34,7 +34,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=f'{data_root}/annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-# tools/test.py --tta: the image and its mirror image
+# tools/test.py --tta: the image and its flip
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(

@@ -1,4 +1,4 @@
-# Boxes and masks of the generated data set; see shapes_detection.py.
+# Boxes and masks of the generated shapes; see shapes_detection.py.
 _base_ = 'shapes_detection.py'
 
 load_masks = dict(type='LoadAnnotations', with_bbox=True, with_mask=True)

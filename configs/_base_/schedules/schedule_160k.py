@@ -1,6 +1,6 @@
-# Swin's ADE20K recipe (its authors' UPerNet configs, and MMSegmentation's), which the Focal paper follows (section 4.3): AdamW 6e-5, 1500
-# iterations of warm-up, then a straight line to zero after 160k; batch 16. Norms called so, which are the backbones', and position tables do
-# not decay; BN in the heads does.
+# Swin's ADE20K recipe (UPerNet configs of its authors and of MMSegmentation), which the Focal paper follows (section
+# 4.3): AdamW 6e-5, 1500 iterations of warm-up, then linear decay to zero at 160k; batch 16. Position tables and the
+# norms of backbones do not decay; BN in heads does.
 train_cfg = dict(type='ResumableIterLoop', max_iters=160000, val_interval=16000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

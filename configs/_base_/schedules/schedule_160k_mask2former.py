@@ -1,10 +1,11 @@
-# Mask2Former's recipe with Swin, as MMSegmentation has it: AdamW 1e-4, a tenth of it for the backbone, a weight decay of 0.05 (none for norms,
-# position tables, queries and level embeddings), gradients cut at norm 0.01, power 0.9 without warm-up.
+# Mask2Former's recipe for Swin, as in MMSegmentation: AdamW 1e-4, a tenth of it for the backbone, weight decay 0.05
+# (none for norms, position tables, queries and level embeddings), gradients clipped to norm 0.01, polynomial decay
+# with power 0.9, no warm-up.
 _base_ = 'schedule_160k.py'
 
 param_scheduler = [dict(type='PolyLR', eta_min=0.0, power=0.9, by_epoch=False, begin=0, end=160000)]
 
-# Of the keys that a parameter's name contains, MMEngine takes the longest: these are longer than 'backbone'.
+# MMEngine applies the longest key that a parameter's name contains: these are longer than 'backbone'.
 backbone_norms = [
     f'.{norm}.{param}' for norm in ('norm', 'norm0', 'norm1', 'norm2', 'norm3') for param in ('weight', 'bias')
 ]

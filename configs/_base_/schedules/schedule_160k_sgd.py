@@ -1,5 +1,5 @@
-# MMSegmentation's 160k, for ResNets: SGD 0.01, power 0.9 down to 1e-4, without warm-up. (The Swin paper compares with ResNets that others
-# have trained.)
+# MMSegmentation's 160k schedule for ResNets: SGD 0.01, polynomial decay with power 0.9 to 1e-4, no warm-up. (The Swin
+# paper quotes others' results for ResNets.)
 _base_ = 'schedule_160k.py'
 
 param_scheduler = [dict(type='PolyLR', eta_min=1e-4, power=0.9, by_epoch=False, begin=0, end=160000)]

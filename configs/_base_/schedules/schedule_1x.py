@@ -1,4 +1,4 @@
-# 12 epochs, learning rate ÷ 10 after 8 and 11; the optimizer and the rest as in 3x (Focal paper, section 4.2).
+# 12 epochs, learning rate divided by 10 after 8 and 11; optimizer and the rest as in 3x (Focal paper, section 4.2).
 _base_ = 'schedule_3x.py'
 
 train_cfg = dict(max_epochs=12)

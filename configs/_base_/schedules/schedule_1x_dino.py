@@ -1,4 +1,5 @@
-# MMDetection's DINO: AdamW 1e-4, a tenth of it for the backbone, a weight decay of 1e-4, 12 epochs without warm-up, ÷ 10 after 11.
+# MMDetection's DINO: AdamW 1e-4, a tenth of it for the backbone, weight decay 1e-4, 12 epochs without warm-up,
+# learning rate divided by 10 after 11.
 _base_ = 'schedule_1x.py'
 
 param_scheduler = [dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[11], gamma=0.1)]

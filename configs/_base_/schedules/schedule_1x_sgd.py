@@ -1,4 +1,4 @@
-# MMDetection's 1x, for ResNets: SGD 0.02 for a total batch of 16, 12 epochs, ÷ 10 after 8 and 11.
+# MMDetection's 1x for ResNets: SGD 0.02 at batch 16, 12 epochs, learning rate divided by 10 after 8 and 11.
 _base_ = 'schedule_1x.py'
 
 param_scheduler = [

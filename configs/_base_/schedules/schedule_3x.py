@@ -1,5 +1,5 @@
-# AdamW, 36 epochs, learning rate ÷ 10 after 27 and 33; total batch 16 (Focal paper, section 4.2, which follows Swin). ResNets train with the
-# same, as in the Swin paper's comparison (its section 4.2).
+# AdamW, 36 epochs, learning rate divided by 10 after 27 and 33, batch 16 (Focal paper, section 4.2, which follows
+# Swin). ResNets train with the same, as in the Swin paper's comparison (its section 4.2).
 train_cfg = dict(type='ResumableEpochLoop', max_epochs=36, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,4 +1,4 @@
-# MMDetection's DINO with Swin-L for 36 epochs: as for 12, ÷ 10 after 27 and 33.
+# MMDetection's DINO with Swin-L: 36 epochs, learning rate divided by 10 after 27 and 33.
 _base_ = 'schedule_1x_dino.py'
 
 train_cfg = dict(max_epochs=36)

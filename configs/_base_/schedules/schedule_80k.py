@@ -1,5 +1,5 @@
-# schedule_160k.py in 80k iterations of batch 16, for Cityscapes: as many images as in SegFormer's recipe for it, 160k iterations of batch 8
-# with the same optimizer; the Focal paper has no Cityscapes.
+# schedule_160k.py for Cityscapes: 80k iterations at batch 16, as many images as SegFormer's 160k at batch 8 with the
+# same optimizer. The Focal paper has no Cityscapes results.
 _base_ = 'schedule_160k.py'
 
 train_cfg = dict(max_iters=80000, val_interval=8000)

@@ -1,4 +1,4 @@
-# 3 epochs of the shapes at batch 4, cosine from 1e-3: minutes on a CPU.
+# 3 epochs of the shapes at batch 4, cosine decay from 1e-3: minutes on a CPU.
 _base_ = 'schedule_3x.py'
 
 epochs = 3

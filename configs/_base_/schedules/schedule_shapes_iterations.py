@@ -1,4 +1,4 @@
-# schedule_shapes.py in iterations, for segmentation: 5000 of batch 2 are 3 epochs of 3400 images.
+# schedule_shapes.py in iterations, for segmentation: 5000 at batch 2 are 3 epochs of 3400 images.
 _base_ = 'schedule_shapes.py'
 
 iterations = 5000

@@ -1,4 +1,5 @@
-# schedule_shapes.py with 4 epochs, a lower learning rate and tighter clipping, for Sparse R-CNN, which learns slowly from scratch.
+# schedule_shapes.py with 4 epochs, a lower learning rate and a smaller gradient norm, since Sparse R-CNN learns
+# slowly from scratch.
 _base_ = 'schedule_shapes.py'
 
 epochs = 4

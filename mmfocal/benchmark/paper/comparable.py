@@ -1,4 +1,4 @@
-"""Decides whether a run is comparable with the paper: it must have its config's settings and be complete."""
+"""Decides whether a run is comparable with the paper: complete, and with its config's settings."""
 
 import json
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ IMAGES = {'COCO val2017': 5000, 'ADE20K val': 2000}
 
 
 def objections(run: dict, row: dict, configs: Path) -> list[str]:
-    """Returns the reasons why a run must not be compared with a row of the paper's.
+    """Returns the reasons why a run cannot be compared with a row of the paper's.
 
     Args:
         run: Of `collect`, with the row's config.

@@ -62,7 +62,7 @@ def _environment() -> Environment:
 
 def _measured(part: dict[str, Any]) -> str:
     rows = [row for group in part['groups'] for row in group['rows']]
-    return f'{sum(bool(row["run"]) for row in rows)} of {sum(bool(row["config"]) for row in rows)}'
+    return f'{sum(bool(row["run"]) for row in rows)} of {len(rows)}'
 
 
 def _plain(text: str) -> str:

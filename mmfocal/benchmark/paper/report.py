@@ -113,9 +113,7 @@ def paper_row(row: dict, runs: list[dict], costs: dict, configs: Path, why: dict
             why[run['name']] = reasons
         (others if reasons else comparable).append(run)
     status = ''
-    if not row['config']:
-        status = 'no library has it'
-    elif not comparable:
+    if not comparable:
         failed = any(run['failed'] for run in others)
         status = 'failed' if failed else 'not comparable' if others else 'missing'
     return merged(row, comparable, costs, status, {key: row[key] for key in (*COSTS, *METRICS) if key in row})

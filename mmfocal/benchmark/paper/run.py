@@ -62,9 +62,7 @@ def main(args: argparse.Namespace) -> None:
         ConfigError: If arguments do not fit together, or a cell was started with other settings.
         SystemExit: With 1 if a cell failed, with 130 after an interruption.
     """
-    cells, absent = select(args)
-    if absent:
-        print(f'Left out, as no library has them: {", ".join(absent)}.')
+    cells = select(args)
     if args.dry_run:
         print('\n'.join(line for cell in cells for line in described(cell, args)))
         return
@@ -89,8 +87,8 @@ def main(args: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def select(args: argparse.Namespace) -> tuple[list[dict], list[str]]:
-    """Returns the cells that the arguments ask for, and the table's backbones without a config.
+def select(args: argparse.Namespace) -> list[dict]:
+    """Returns the cells that the arguments ask for.
 
     Raises:
         ConfigError: If arguments do not fit together.
@@ -101,7 +99,7 @@ def select(args: argparse.Namespace) -> tuple[list[dict], list[str]]:
         raise ConfigError('--launcher slurm: needs --partition NAME, and --partition needs it; give both or neither')
     args.gpus = 1 if args.launcher == 'none' else 8 if args.gpus is None else args.gpus
     if args.gpus < 1:
-        raise ConfigError(f'--gpus {args.gpus}: must be at least 1')
+        raise ConfigError(f'--gpus {args.gpus}: is not a number of GPUs; give at least 1')
     rows = shapes_rows(args.table) if args.shapes else table_rows(args.table)
     backbones = {**BACKBONES, **NANO_BACKBONES}
     cells = [
@@ -111,7 +109,6 @@ def select(args: argparse.Namespace) -> tuple[list[dict], list[str]]:
             work_dir=Path(args.work_root, row['config']),
         )
         for row in rows
-        if row['config']
     ]
     for cell in cells:
         cell['path'] = args.configs / f'{cell["config"]}.py'
@@ -121,7 +118,7 @@ def select(args: argparse.Namespace) -> tuple[list[dict], list[str]]:
         cells = [cell for cell in cells if names & set(cell['names'])]
     if not cells:
         raise ConfigError(f'--only {args.only}: no cell of the table matches all of them; give fewer names')
-    return cells, [] if args.only else sorted({row['backbone'] for row in rows if not row['config']})
+    return cells
 
 
 def asked(only: str | None, cells: list[dict]) -> Iterator[set]:

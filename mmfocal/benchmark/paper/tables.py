@@ -24,6 +24,7 @@ BACKBONES = {
         f'{family}-{size}': f'{family}_{size}'.lower()
         for family, sizes in (
             ('PVT', ('Small', 'Medium', 'Large')),
+            ('ViL', ('Small', 'Medium', 'Base')),
             ('Swin', ('Tiny', 'Small', 'Base')),
             ('Focal', ('Tiny', 'Small', 'Base', 'Large')),
         )
@@ -33,6 +34,7 @@ BACKBONES = {
 NANO_BACKBONES = {
     'ResNet-nano': 'r_nano',
     'Swin-nano': 'swin_nano',
+    'ViL-nano': 'vil_nano',
     'Focal-nano': 'focal_nano',
 }  # for the generated shapes
 
@@ -49,14 +51,14 @@ def paper_rows(task: str | None = None) -> list[dict]:
         task: 'detection' or 'segmentation'; None for both.
 
     Returns:
-        Rows as in paper_results.yaml, with `config`, the name of the row's config (None for ViL, which no library has),
-        and `size`, width and height of the image that its FLOPs are counted for.
+        Rows as in paper_results.yaml, with `config`, the name of the row's config, and `size`, width and height of the
+        image that its FLOPs are counted for.
     """
     tasks = (task,) if task else ('detection', 'segmentation')
     rows = [row for row in load(Path(__file__).with_name('paper_results.yaml')) if row['task'] in tasks]
     for row in rows:
-        backbone, data = BACKBONES.get(row['backbone']), '_ade20k' if row['table'] == 'ADE20K' else ''
-        row['config'] = backbone and f'{METHODS[row["method"]]}_{backbone}_{row["schedule"]}{data}'
+        backbone, data = BACKBONES[row['backbone']], '_ade20k' if row['table'] == 'ADE20K' else ''
+        row['config'] = f'{METHODS[row["method"]]}_{backbone}_{row["schedule"]}{data}'
         row['size'] = (4 * row['crop'], row['crop']) if 'crop' in row else DETECTION_SIZE
     return rows
 

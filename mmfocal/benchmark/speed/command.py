@@ -48,7 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--threads', type=at_least(1), metavar='N', help="CPU threads (default: torch's choice; 2 with --all)"
     )
     parser.add_argument(
-        '--models', nargs='+', choices=NAMES, metavar='NAME', help=f'what to measure (default: all): {", ".join(NAMES)}'
+        '--models',
+        nargs='+',
+        choices=NAMES,
+        metavar='NAME',
+        help=f'what to measure (default: all; flex_attention on a GPU only): {", ".join(NAMES)}',
     )
     parser.add_argument('--compile', action='store_true', help='use torch.compile for every model')
     parser.add_argument('--profile', action='store_true', help='also list the operators that take longest')
@@ -138,7 +142,9 @@ def chosen_names(args: argparse.Namespace, cases: list[Case]) -> list[str]:
     if not names:
         names = ['focal', *SWINS] if args.scaling else NAMES
         if args.all:
-            names = ['focal', 'roll_unfold', 'window_sdpa', *SWINS]
+            names = ['focal', 'roll_unfold', 'flex_attention', 'window_sdpa', *SWINS]
+        if args.device == 'cpu':  # where FlexAttention compiles for minutes
+            names = [name for name in names if name != 'flex_attention']
     for what in {case.what for case in cases}:
         known = implementations(what)
         if not set(names) & set(known):

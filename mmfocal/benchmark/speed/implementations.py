@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmfocal.benchmark.speed.cases import ARCHS, Case
+from mmfocal.benchmark.speed.flex import flex_operator
 from mmfocal.benchmark.speed.roll_unfold import (
     neighbor_columns,
     neighbor_table,
@@ -170,6 +171,7 @@ OPERATORS = {
     'focal': Implementation('Focal (ours)', _focal_operator('auto')),
     **{f'focal_{name}': Implementation(f'Focal, {name}', _focal_operator(name)) for name in BACKENDS},
     'roll_unfold': Implementation('Focal, roll + unfold', _roll_unfold_operator),
+    'flex_attention': Implementation('Focal, FlexAttention', flex_operator, 'torch.nn.attention.flex_attention'),
     'window_sdpa': Implementation("Swin's windows, SDPA", _window_operator),
 }
 

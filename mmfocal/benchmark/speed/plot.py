@@ -20,6 +20,7 @@ COLOURS = dict(
     focal_gather='#6baed6',
     focal_triton='#3a8fc7',
     roll_unfold='#d55e00',
+    flex_attention='#e69f00',
     swin_mmdet='#333333',
     swin_timm='#777777',
     swin_timm_fused='#999999',

@@ -1,5 +1,3 @@
-"""Targets of RepPoints V2's initial points and corner heatmaps."""
-
 import torch
 from mmdet.models.task_modules.assigners import AssignResult, BaseAssigner
 from mmdet.registry import TASK_UTILS
@@ -9,7 +7,7 @@ from torch import Tensor
 
 @TASK_UTILS.register_module()
 class PointAssignerV2(BaseAssigner):
-    """Assigns each box to the points of one level that lie nearest to its centre (RepPoints V2's initial stage).
+    """Assigns each box to the nearest points of one level, for the initial stage of RepPoints V2.
 
     The level is the mean of log2(w / scale) and log2(h / scale), cut to an integer and clamped to the levels that
     there are; distances are divided by the box's width and height. A point that several boxes claim goes to the
@@ -17,8 +15,8 @@ class PointAssignerV2(BaseAssigner):
     where a level has fewer than `pos_num` points.
 
     Args:
-        scale (int): Sides of a box, over its level's stride. Defaults to 4.
-        pos_num (int): Points a box. Defaults to 1.
+        scale: Side of a box over the stride of its level. Defaults to 4.
+        pos_num: Points per box. Defaults to 1.
     """
 
     def __init__(self, scale: int = 4, pos_num: int = 1):
@@ -34,12 +32,12 @@ class PointAssignerV2(BaseAssigner):
         """Assigns points to boxes.
 
         Args:
-            pred_instances (InstanceData): `priors` (n, 3 or more): x, y in pixels, stride.
-            gt_instances (InstanceData): `bboxes` (g, 4), xyxy in pixels, and `labels` (g,).
-            gt_instances_ignore (InstanceData): Not used, as by `PointAssigner`.
+            pred_instances: `priors` (n, 3 or more): x, y in pixels, stride.
+            gt_instances: `bboxes` (g, 4), xyxy in pixels, and `labels` (g,).
+            gt_instances_ignore: Not used, as in `PointAssigner`.
 
         Returns:
-            AssignResult: `gt_inds` (n,): 0, or a box's index plus 1.
+            `gt_inds` (n,): 0, or a box's index plus 1.
         """
         points, strides = pred_instances.priors[:, :2], pred_instances.priors[:, 2]
         boxes = gt_instances.bboxes
@@ -72,8 +70,8 @@ class PointHMAssigner(BaseAssigner):
     pixels, whose radius is the one within which a moved corner leaves an IoU of `gaussian_iou`.
 
     Args:
-        gaussian_bump (bool): Whether there are values between 0 and 1. Defaults to True.
-        gaussian_iou (float): See above. Defaults to 0.7.
+        gaussian_bump: Whether heatmaps fall off as a Gaussian rather than being 0 or 1. Defaults to True.
+        gaussian_iou: IoU that defines the radius, see above. Defaults to 0.7.
     """
 
     def __init__(self, gaussian_bump: bool = True, gaussian_iou: float = 0.7):
@@ -86,22 +84,22 @@ class PointHMAssigner(BaseAssigner):
         gt_instances: InstanceData,
         gt_instances_ignore: InstanceData | None = None,
     ) -> tuple[InstanceData, InstanceData]:
-        """Makes the targets of an image's points.
+        """Returns the targets of an image's points.
 
         Args:
-            pred_instances (InstanceData): `priors` (n, 3 or more): x, y in pixels, stride; level by level.
-            gt_instances (InstanceData): `bboxes` (g, 4), xyxy in pixels.
-            gt_instances_ignore (InstanceData): Not used: what is ignored is background here, as in the released code.
+            pred_instances: `priors` (n, 3 or more): x, y in pixels, stride; level by level.
+            gt_instances: `bboxes` (g, 4), xyxy in pixels.
+            gt_instances_ignore: Not used: ignored boxes are background here, as in the released code.
 
         Returns:
-            tuple[InstanceData, InstanceData]: For top-left and bottom-right corners: `heatmap` (n,), `offset` (n, 2),
+            For top-left and bottom-right corners: `heatmap` (n,), `offset` (n, 2),
             x and y in strides, and `positive` (n,), bool.
         """
         points, boxes = pred_instances.priors, gt_instances.bboxes
         radius = gaussian_radius(boxes[:, 2:] - boxes[:, :2], self.gaussian_iou)
         return self._corner_targets(points, boxes[:, :2], radius), self._corner_targets(points, boxes[:, 2:], radius)
 
-    def _corner_targets(self, points, corners, radius):
+    def _corner_targets(self, points: Tensor, corners: Tensor, radius: Tensor) -> InstanceData:
         xy, strides = points[:, :2], points[:, 2]
         if not len(corners) or not len(points):
             return InstanceData(
@@ -126,14 +124,14 @@ class PointHMAssigner(BaseAssigner):
 
 
 def gaussian_radius(sizes: Tensor, min_overlap: float) -> Tensor:
-    """MMDetection's `gaussian_radius`, for a tensor of boxes.
+    """Returns MMDetection's `gaussian_radius` of a tensor of boxes.
 
     Args:
-        sizes (Tensor): (g, 2): widths and heights in pixels.
-        min_overlap (float): IoU that is left where corners move by the radius.
+        sizes: (g, 2): widths and heights in pixels.
+        min_overlap: IoU that remains if corners move by the radius.
 
     Returns:
-        Tensor: (g,), in pixels.
+        (g,), in pixels.
     """
     total, area = sizes.sum(1), sizes.prod(1)
     radii = []

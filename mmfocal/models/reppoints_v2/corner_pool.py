@@ -1,20 +1,18 @@
-"""Corner pooling as RepPoints V2 uses it."""
-
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmcv.ops import CornerPool
 from torch import Tensor, nn
 
 
 class CornerPoolPack(nn.Module):
-    """Two corner poolings of a feature map, their sum beside a shortcut (RepPoints V2, figure 3).
+    """The sum of two corner poolings of a feature map, and a shortcut (RepPoints V2, Figure 3).
 
     Args:
-        channels (int): Channels of input and output.
-        modes (tuple[str, str]): The poolings of MMCV's `CornerPool`: ('top', 'left') or ('bottom', 'right').
-        corner_dim (int): Channels that are pooled. Defaults to 64.
-        first_kernel_size (int): Of the convolutions before the poolings. Defaults to 3.
-        kernel_size (int): Of the last convolution. Defaults to 1.
-        norm_cfg (dict): Normalisation of every convolution.
+        channels: Channels of input and output.
+        modes: Modes of MMCV's `CornerPool`: ('top', 'left') or ('bottom', 'right').
+        corner_dim: Channels of the pooled maps.
+        first_kernel_size: Kernel size of the convolutions before the poolings.
+        kernel_size: Kernel size of the last convolution.
+        norm_cfg: Norm layer of every convolution.
     """
 
     def __init__(
@@ -42,6 +40,6 @@ class CornerPoolPack(nn.Module):
         self.pool1, self.pool2 = (CornerPool(mode) for mode in modes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, channels, H, W) to (B, channels, H, W)."""
+        """(B, channels, H, W) → (B, channels, H, W)."""
         pooled = self.pool1(self.p1_conv1(x)) + self.pool2(self.p2_conv1(x))
         return self.conv2(self.relu(self.p_gn1(self.p_conv1(pooled)) + self.gn1(self.conv1(x))))

@@ -1,5 +1,3 @@
-"""RepPoints V2's detector."""
-
 from mmdet.models import RepPointsDetector
 from mmdet.registry import MODELS
 

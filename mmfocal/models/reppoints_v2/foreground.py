@@ -1,5 +1,3 @@
-"""RepPoints V2's foreground verification: its maps and its loss."""
-
 import torch
 from mmdet.models.losses.focal_loss import py_sigmoid_focal_loss
 from mmdet.registry import MODELS
@@ -10,16 +8,16 @@ from torch import Tensor, nn
 def foreground_weights(
     batch_gt_instances: list[InstanceData], num_classes: int, size: tuple[int, int], stride: int
 ) -> Tensor:
-    """Paints each image's boxes into one map a class, from large to small, as the weights of their foreground cells.
+    """Paints the boxes of each image into one map per class, from large to small, as weights of their cells.
 
     Args:
-        batch_gt_instances (list[InstanceData]): `bboxes` (g, 4), xyxy in pixels, and `labels` (g,).
-        num_classes (int): Number of maps.
-        size (tuple[int, int]): Height and width of a map.
-        stride (int): Pixels a cell. A box covers all the cells that it touches.
+        batch_gt_instances: `bboxes` (g, 4), xyxy in pixels, and `labels` (g,).
+        num_classes: Number of maps.
+        size: Height and width of a map.
+        stride: Pixels per cell. A box covers all cells that it touches.
 
     Returns:
-        Tensor: (B, num_classes, *size), on the boxes' device: 0 for background, and 1 / area, of the smallest box of
+        (B, num_classes, *size), on the boxes' device: 0 for background, and 1 / area, of the smallest box of
             that class there,
         for foreground.
     """
@@ -30,9 +28,8 @@ def foreground_weights(
             boxes = instances.bboxes
             areas = (boxes[:, 2:] - boxes[:, :2]).prod(1).clamp(min=1)
             order = areas.argsort(descending=True)
-            cells = (
-                torch.cat([boxes // stride, instances.labels[:, None]], 1).long()[order].tolist()
-            )  # the one wait for the device
+            edges = torch.cat([boxes // stride, instances.labels[:, None]], 1).long()[order]
+            cells = edges.tolist()  # the only synchronisation with the device
             for (left, top, right, bottom, label), weight in zip(cells, (1 / areas)[order]):
                 image[label, max(top, 0) : max(bottom + 1, 0), max(left, 0) : max(right + 1, 0)] = weight
     return maps
@@ -40,12 +37,12 @@ def foreground_weights(
 
 @MODELS.register_module()
 class SEPFocalLoss(nn.Module):
-    """Focal loss with foreground and background each averaged by itself (RepPoints V2's foreground maps).
+    """Focal loss whose foreground and background are averaged separately, for RepPoints V2's foreground maps.
 
     Args:
-        gamma (float): Exponent of the modulating factor. Defaults to 2.
-        alpha (float): Weight of foreground, 1 − alpha that of background. Defaults to 0.25.
-        loss_weight (float): Factor of the loss. Defaults to 1.
+        gamma: Exponent of the modulating factor. Defaults to 2.
+        alpha: Weight of foreground, 1 − alpha that of background. Defaults to 0.25.
+        loss_weight: Weight of the loss. Defaults to 1.
     """
 
     def __init__(self, gamma: float = 2.0, alpha: float = 0.25, loss_weight: float = 1.0):
@@ -58,11 +55,11 @@ class SEPFocalLoss(nn.Module):
         """Computes the loss.
 
         Args:
-            pred (Tensor): Logits, any shape.
-            weight (Tensor): Of the same shape: positive for foreground, 0 for background.
+            pred: Logits, any shape.
+            weight: Of the same shape: positive for foreground, 0 for background.
 
         Returns:
-            Tensor: Foreground's weighted mean (0 where there is none), plus background's sum over the number of
+            Foreground's weighted mean (0 where there is none), plus background's sum over the number of
                 foreground cells, or 1.
         """
         foreground = weight > 0

@@ -259,6 +259,7 @@ def convolve(
     no_mask = mask is None
     tensors = [input, weight, offset, input.new_zeros(len(input), 1) if mask is None else mask]
     input, weight, offset, mask = map(kernel_dtype, tensors)
+    offset = without_nan(offset)
     bias = input.new_zeros(len(weight))
     (stride, padding, dilation) = geometry
     return torch.ops.torchvision.deform_conv2d(
@@ -281,6 +282,7 @@ def gradients(
         no_mask = mask is None
         tensors = [grad_output, input, weight, offset, input.new_zeros(len(input), 1) if mask is None else mask]
         tensors = list(map(kernel_dtype, tensors))
+        tensors[3] = without_nan(tensors[3])
         bias = tensors[0].new_zeros(len(weight))
         (stride, padding, dilation) = geometry
         grads = torch.ops.torchvision._deform_conv2d_backward(
@@ -308,6 +310,11 @@ def gradients(
             part.append(gradient)
     grad_maps = [torch.cat(part) for part in parts if part]
     return [grad_maps[0], grad_weight, *grad_maps[1:]]
+
+
+def without_nan(offset: Tensor) -> Tensor:
+    """Returns offsets that point outside the map instead of being NaN, where MMCV's operators read 0."""
+    return offset.nan_to_num(nan=-1e4, posinf=torch.inf, neginf=-torch.inf)
 
 
 def convolve_image(

@@ -221,7 +221,10 @@ def describe_stand_in(device_type: str) -> str:
     return f"PyTorch (torchvision's do not run: {failure})" if failure else 'PyTorch'
 
 
-HOW_TO_COMPILE = 'compile MMCV: pip uninstall mmcv-lite; MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary mmcv mmcv==2.1.0'
+HOW_TO_COMPILE = (
+    'compile MMCV: pip uninstall mmcv-lite; '
+    'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary mmcv mmcv==2.1.0'
+)
 
 
 def missing(name: str) -> Callable:

@@ -205,8 +205,8 @@ def test_the_command(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     module.main(parser.parse_args([str(tmp_path)]))
-    said = capsys.readouterr().out
-    assert '20.0' in said and '1/3 epochs' in said and 'is cut off' in said
+    output = capsys.readouterr().out
+    assert '20.0' in output and '1/3 epochs' in output and 'is cut off' in output
     assert json.loads((tmp_path / 'collected.json').read_text())['runs'][0]['best']['box_ap'] == 20.0
     with pytest.raises(MissingFileError, match='no such folder'):
         collect(str(tmp_path / 'none'))

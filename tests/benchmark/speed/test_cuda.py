@@ -39,6 +39,7 @@ def small(monkeypatch):
     monkeypatch.setitem(measure.RATE_SIZES, 'cuda', (64, 2**16))
     for name in ('swin_mmdet', 'swin_timm'):
         monkeypatch.setitem(BACKBONES, name, Implementation(name, lambda case: Maps(), casts=name == 'swin_timm'))
+    monkeypatch.setitem(OPERATORS, 'flex_attention', OPERATORS['roll_unfold'])  # compiles for minutes on a CPU
     for name in ('swin_timm_fused', 'swin_torchvision'):
         monkeypatch.setitem(BACKBONES, name, Implementation(name, lambda case: Maps(), needs='no_such_module'))
 
@@ -61,12 +62,12 @@ def test_all(fake_cuda, small, tmp_path, capsys):
     assert len(found) == 3 + 8 and {case['device'] for case, _ in found} == {'cuda'}
     for case, by_name in found:
         names = ['focal', 'roll_unfold']
-        names += ['swin_mmdet', 'swin_timm'] if case['what'] == 'backbone' else ['window_sdpa']
+        names += ['swin_mmdet', 'swin_timm'] if case['what'] == 'backbone' else ['flex_attention', 'window_sdpa']
         assert [name for name, one in by_name.items() if one['status'] == 'ok'] == names, by_name
         assert all(by_name[name]['memory'] == 2 * 2**20 for name in names)
         assert case['baseline'] == ('swin_timm' if case['what'] == 'backbone' else 'window_sdpa')
         assert ('share' in by_name['focal']) == (case['what'] == 'attention')
-    assert fake_cuda.graphs == 8 * 3 and fake_cuda.synchronized > 0
+    assert fake_cuda.graphs == 8 * 4 and fake_cuda.synchronized > 0
     text = capsys.readouterr().out
     assert 'Fake GPU; ' in text and 'swin_torchvision: absent: ModuleNotFoundError' in text
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import flex_attention
 
 from mmfocal.benchmark.speed import implementations
 from mmfocal.benchmark.speed.cases import Case, operator_work, preset_cases
@@ -36,6 +37,28 @@ def test_operators_compute_the_same():
     ]
     torch.testing.assert_close(outs[0], outs[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(outs[2], outs[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('size, stage', [((64, 96), 0), ((64, 96), 2), ((28, 100), 0), ((28, 28), 0)])
+def test_flex_attention_computes_the_same(monkeypatch, size, stage):
+    """Without compiling; a map of several windows, of a single row and of one window, and other pooled regions."""
+    create_block_mask = flex_attention.create_block_mask
+    monkeypatch.setattr(torch, 'compile', lambda function, **options: function)
+    monkeypatch.setattr(
+        flex_attention,
+        'create_block_mask',
+        lambda *args, _compile, **options: create_block_mask(*args, **options),
+    )
+    torch.manual_seed(0)
+    case = Case('attention', 'forward', *size, batch=2, arch='nano', stage=stage)
+    heads, head_dim = case.heads
+    q, k, v = torch.randn(3, 2, *case.map_size, heads, head_dim)
+    pooled = torch.randn(2, 2, *case.layout.pooled_size(*case.map_size, 0), heads, head_dim)
+    bias = torch.randn(heads, case.layout.tokens, case.layout.keys)
+    flex, expected = (
+        OPERATORS[name].build(case, bias)(q, k, v, [tuple(pooled)]) for name in ('flex_attention', 'focal_reference')
+    )
+    torch.testing.assert_close(flex, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_operator_work():

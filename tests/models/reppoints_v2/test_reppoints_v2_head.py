@@ -268,8 +268,8 @@ def test_verify_corners():
 @pytest.mark.parametrize(
     'kwargs, sentence',
     [
-        (dict(use_grid_points=True), 'use_grid_points and center_init'),
-        (dict(center_init=False), 'use_grid_points and center_init'),
+        (dict(use_grid_points=True), 'use_grid_points and center_init are not supported'),
+        (dict(center_init=False), 'use_grid_points and center_init are not supported'),
         (dict(loss_cls=dict(type='CrossEntropyLoss')), 'use_sigmoid=True in loss_cls'),
         (dict(num_points=1), 'num_points must be 9'),
         (dict(train_cfg=dict(init=dict(), refine=dict())), 'no heatmap'),

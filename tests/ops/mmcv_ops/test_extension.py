@@ -59,6 +59,14 @@ print(mmcv_ops.describe())
     assert done.stdout == 'MMCV operators: PyTorch\n', done.stderr
 
 
+@pytest.mark.parametrize(
+    'module', ['mmfocal.registration', 'mmfocal.models.reppoints_v2', 'mmfocal.visualization.heatmaps']
+)
+def test_modules_that_install_the_operators(module):
+    done = run(f'import {module}, mmcv.ops', compiled=NOT_THERE)
+    assert done.returncode == 0, done.stderr
+
+
 def test_broken_compiled_operators_are_reported():
     done = run(
         'from mmfocal.ops import mmcv_ops; print(mmcv_ops.install())', compiled="ImportError('undefined symbol: _ZN')"

@@ -1,0 +1,9 @@
+_base_ = [
+    '_base_/models/mask_rcnn_nano.py',
+    '_base_/backbones/vil_nano.py',
+    '_base_/datasets/shapes_instance.py',
+    '_base_/schedules/schedule_shapes.py',
+    '_base_/runtime/detection.py',
+]
+
+model = dict(backbone=_base_.backbone, neck=dict(in_channels=_base_.channels))

@@ -21,7 +21,7 @@ model = dict(
         ),
         bbox_head=[
             dict(
-                type='DIIHead',
+                type='StableDIIHead',
                 num_classes=80,
                 num_ffn_fcs=2,
                 num_heads=8,

@@ -7,6 +7,7 @@ from mmfocal.datasets import class_checks  # noqa: F401
 from mmfocal.engine.config_paths import register_config_prefix
 from mmfocal.models.flop_handles import register_flop_handles
 from mmfocal.ops import mmcv_ops
+from mmfocal.visualization import pictures  # noqa: F401
 from mmfocal.weights import register_safe_loaders
 
 register_safe_loaders()
@@ -19,4 +20,4 @@ if find_spec('mmdet'):
     from mmfocal.models import reppoints_v2, sparse_rcnn  # noqa: F401
 # MMSegmentation imports the other two, and works without MMDetection (except for its Mask2Former).
 if all(map(find_spec, ('mmseg', 'ftfy', 'regex'))):
-    from mmfocal.datasets import label_maps, transforms  # noqa: F401
+    from mmfocal.datasets import iou_metric, label_maps, transforms  # noqa: F401

@@ -81,7 +81,7 @@ def enable_visualization(cfg: Config, args: argparse.Namespace, segmentation: bo
     hook.draw = True
     if args.show:
         hook.update(show=True, wait_time=args.wait_time)
-    if args.show_dir and segmentation:
+    if args.show_dir and hook.type == 'SegVisualizationHook':  # MMSegmentation's, in configs of one's own
         hook.interval = 1
         cfg.visualizer.save_dir = args.show_dir
     elif args.show_dir:

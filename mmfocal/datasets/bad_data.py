@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 
 from mmfocal.datasets.validation.files import is_local, read_image_size
 from mmfocal.datasets.validation.images import wrong_size_message
-from mmfocal.datasets.validation.issues import Issue, errors_of, summarize
+from mmfocal.datasets.validation.issues import Issue, errors_of, group_by_kind, summarize
 from mmfocal.errors import ConfigError, DataError, MissingFileError, UserError
 
 MAX_CONSECUTIVE = 100  # bad samples, after which a data set that skips them stops
@@ -94,9 +94,9 @@ class StopOrSkip:
         if errors:
             print_log(f"{file}: bad_data='skip' leaves out {summarize(errors)}", 'current', logging.WARNING)
         for level, severity in (('warning', logging.WARNING), ('note', logging.INFO)):
-            rest = [issue for issue in issues if issue.level == level]
-            if rest:
-                print_log(f'{file}: {summarize(rest)}', 'current', severity)
+            for same in group_by_kind(issue for issue in issues if issue.level == level):
+                more = f' ({len(same) - 1} more: {same[0].kind})' if len(same) > 1 else ''
+                print_log(same[0].message + more, 'current', severity)
 
     def _reads_locally(self, path: str) -> bool:
         # The pipeline loads files with backend_args of its own.

@@ -96,11 +96,11 @@ def _iterate_heads(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _check_metric(metric: Any, datasets: list, name: str) -> None:
-    known = getattr(getattr(metric, '_coco_api', None), 'imgs', None)  # None: annotations come with the images
+    known = getattr(metric, 'image_ids', None)  # None: annotations come with the images, or another metric
     if known:
         for dataset in datasets:
             image_ids = {dataset.get_data_info(index).get('img_id') for index in range(len(dataset))}
-            if image_ids - known.keys():
+            if image_ids - known:
                 raise ConfigError(
                     f'{name}_evaluator.ann_file lacks images of {name}_dataloader.dataset; '
                     f'name the same file there, {dataset.ann_file}'

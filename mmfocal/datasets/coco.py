@@ -10,6 +10,7 @@ from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import DATASETS
 
 from mmfocal.datasets.bad_data import StopOrSkip
+from mmfocal.datasets.palettes import make_palette
 from mmfocal.datasets.validation.annotations import check_images_exist, read_annotations, validate_annotations
 from mmfocal.datasets.validation.files import check_exists, find_missing, is_local
 from mmfocal.datasets.validation.images import find_image_issues
@@ -92,6 +93,17 @@ class CheckedCocoDataset(StopOrSkip, CocoDataset):
             )
         self._check_files('img_path')
         return self.data_list
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: dict | None = None) -> dict:
+        """Reads class names as texts, and adds colours if there are more classes than colours."""
+        loaded = super()._load_metainfo(metainfo)
+        classes = loaded.get('classes', ())
+        if not isinstance(classes, str):
+            loaded['classes'] = tuple(map(str, classes))
+            if 0 < len(loaded.get('palette') or ()) < len(loaded['classes']):
+                loaded['palette'] = make_palette(len(loaded['classes']), loaded['palette'])
+        return loaded
 
     @property
     def _has_default_classes(self) -> bool:

@@ -277,9 +277,7 @@ def test_a_training_counts_what_it_skips(tmp_path, config):
     ]
     running = [line.get('bad_samples', 0) for line in lines]
     assert running == sorted(running) and running[-1] >= 6 and len(lines) == 12
-    told = re.findall(
-        r"bad_data='skip': another sample replaces \S+/(.)\.jpg \(image .\): not an image", text
-    )
+    told = re.findall(r"bad_data='skip': another sample replaces \S+/(.)\.jpg \(image .\): not an image", text)
     assert sorted(told) == ['2', '5'], 'each sentence once'
     assert 'Others are only counted' not in text
     assert re.search(r'bad_samples: \d+\b', text)

@@ -223,7 +223,7 @@ def test_maps_beyond_the_tables_interpolate_positions():
     'arch, millions', [('small', (24.64, 23.97)), ('medium', (39.72, 39.06)), ('base', (55.70, 55.03))]
 )
 def test_parameters_are_the_published_ones(arch, millions):
-    """Classifiers at 224 pixels with their heads; detectors' backbones with tables for 1344 pixels and the final norm."""
+    """Classifiers at 224 pixels with heads; detectors' backbones with tables for 1344 pixels and the final norm."""
     attention = ('sparse', 'sparse', 'full', 'full')
     with torch.device('meta'):
         classifier = VisionLongformer(arch=arch, attention=attention, img_size=224, final_norm=True)

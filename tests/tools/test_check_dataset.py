@@ -20,13 +20,13 @@ NAN = float('nan')
 
 @pytest.fixture
 def data(tmp_path, monkeypatch):
-    """Two images a split in the shapes' layout, with boxes, masks and label maps."""
+    """Ten and five images in the shapes' layout, with boxes, masks and label maps."""
     root = tmp_path / 'shapes'
     for split in ('train', 'val'):
         (root / f'annotations/semantic_{split}2017').mkdir(parents=True)
         (root / f'{split}2017').mkdir()
         images, annotations = [], []
-        for number in range(1, 11 if split == 'train' else 3):
+        for number in range(1, 11 if split == 'train' else 6):
             cv2.imwrite(str(root / f'{split}2017/{number}.jpg'), np.full((40, 48, 3), 9 * number, np.uint8))
             cv2.imwrite(
                 str(root / f'annotations/semantic_{split}2017/{number}.png'), np.full((40, 48), number % 5, np.uint8)
@@ -79,7 +79,7 @@ def check(monkeypatch, capfd, tmp_path):
 def test_sound_data(data, check, config, options):
     code, out, report = check(config, *options)
     assert code == 0 and report['issues'] == []
-    assert report['files'] == (24 if config == SEMANTIC else 12)
+    assert report['files'] == (30 if config == SEMANTIC else 15)
     assert '0 errors' in out and ('decoded in' in out) == bool(options)
 
 
@@ -90,8 +90,8 @@ def test_every_issue_of_annotations_is_listed(data, check):
         0: dict(bbox=[NAN, 4, 20, 10]),
         1: dict(bbox=[24, 4, -20, 10]),
         2: dict(bbox=[4, 4, 20, 0]),
-        3: dict(bbox=[50, 4, 20, 10]),
-        4: dict(bbox=[40, 4, 20, 10]),
+        3: dict(bbox=[50, 4, 20, 10], segmentation=[[50, 4, 70, 4, 70, 14, 50, 14]]),
+        4: dict(bbox=[40, 4, 20, 10], segmentation=[[40, 4, 60, 4, 60, 14, 40, 14]]),
         5: dict(category_id=9),
         6: dict(image_id=99),
         7: dict(segmentation=[[4, 4, 24, 4, 24]]),
@@ -122,6 +122,8 @@ def test_every_issue_of_annotations_is_listed(data, check):
         'box outside the image': 1,
         'box beyond the image': 1,
         'polygon of fewer than three points': 1,
+        'class without annotations': 2,
+        'annotations ignored': 2,
     }
     assert report['counts']['note'] == {'image without annotations': 1}
     assert {issue['split'] for issue in report['issues']} == {'train'}
@@ -246,7 +248,7 @@ wrapped = dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset',
 train_dataloader = dict(dataset=dict(_delete_=True, **wrapped))
 """)
     code, out, report = check(config.with_suffix(''), '--split', 'train')
-    assert code == 0 and report['files'] == 12 and 'of 2 data sets' in out
+    assert code == 0 and report['files'] == 15 and 'of 2 data sets' in out
     code, out, _ = check(DETECTION, '--cfg-options', 'train_dataloader.dataset.type=CocoDataset')
     assert code == 1 and 'error: CocoDataset: only data sets of mmfocal can be checked; ' in out
 

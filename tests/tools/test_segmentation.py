@@ -42,7 +42,7 @@ val_dataloader = dict(batch_size=1, sampler=dict(type='DefaultSampler', shuffle=
     dataset, data_prefix=dict(img_path='val2017', seg_map_path='annotations/semantic_val2017'),
     test_mode=True, pipeline=[image, dict(type='Resize', scale=(96, 96), keep_ratio=True), labels, pack]))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+val_evaluator = dict(type='CheckedIoUMetric', iou_metrics=['mIoU'])
 test_evaluator = [val_evaluator, dict(type='IoUMetric', iou_metrics=['mDice'], prefix='dice')]
 tta_model = dict(type='SegTTAModel')
 tta_pipeline = [image, dict(type='TestTimeAug', transforms=[
@@ -54,7 +54,7 @@ optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=1, log_metric_by_epoch=False),
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2, save_best='mIoU'),
-    visualization=dict(type='SegVisualizationHook'))
+    visualization=dict(type='PicturesHook'))
 custom_hooks = [dict(type='HostMemoryHook'), dict(type='CheckClassesHook')]
 visualizer = dict(
     type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer', alpha=1.)

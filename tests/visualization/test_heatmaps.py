@@ -193,7 +193,7 @@ def test_an_image_of_no_data_set(run, shapes, tmp_path, monkeypatch):
     assert code == 0, error
     assert (
         'predictions only' in out
-        and 'train_dataloader was not searched: data_root=' in out
+        and f'train_dataloader was not searched: SHAPES_ROOT={folder}: ' in out
         and 'test_dataloader' not in out
     )
 
@@ -235,7 +235,7 @@ train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=
         (['white.png', '--device', 'abacus'], '--device: PyTorch cannot use abacus here'),
         (
             ['white.png', '--cfg-options', "test_dataloader.dataset.metainfo.classes=('circle',)"],
-            'the head has num_classes=4, and the data set 1',
+            'the head has num_classes=4 and the data set 1',
         ),
         (
             ['white.png', '--cfg-options', 'model.train_cfg=None'],

@@ -16,7 +16,7 @@ default_hooks = dict(
         rule='greater',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'),
+    visualization=dict(type='PicturesHook'),
     host_memory=dict(type='HostMemoryHook'),
     divergence=dict(type='DivergenceHook'),
     bad_data=dict(type='BadDataHook'),

@@ -11,8 +11,9 @@ from typing import Any
 from mmfocal.datasets.validation.categories import match_categories
 from mmfocal.datasets.validation.files import find_missing
 from mmfocal.datasets.validation.issues import Issue, is_id, quote_some, shorten
-from mmfocal.datasets.validation.learnable import LearnableCounter
+from mmfocal.datasets.validation.learnable import NEGATIVE, LearnableCounter
 from mmfocal.datasets.validation.masks import find_mask_problem, is_short
+from mmfocal.datasets.validation.outlines import OutlineComparer
 from mmfocal.errors import DataError, MissingFileError
 
 MAX_PATH = 4096  # characters
@@ -89,17 +90,10 @@ def validate_annotations(
     issues += found
     found, entries, _ = check_entries(coco, 'annotations', {'id', 'image_id', 'category_id'}, name)
     issues += found
-    counter = LearnableCounter(categories, classes, images, name)
-    annotations = []
-    for index, annotation in entries.items():
-        counter.see(annotation['image_id'])
-        found, annotation = _validate_annotation(
-            annotation, index, name, categories, images, bad_images, masks, counter
-        )
-        issues += found
-        if annotation is not None:
-            annotations.append(annotation)
-    issues += counter.find_issues(test_mode)
+    validator = _AnnotationValidator(name, categories, images, bad_images, classes, masks)
+    annotations = [validator.validate(index, annotation) for index, annotation in entries.items()]
+    annotations = [annotation for annotation in annotations if annotation is not None]
+    issues += validator.issues + validator.outlines.find_issues() + validator.counter.find_issues(test_mode)
     return issues, {**coco, 'images': list(images.values()), 'categories': ordered, 'annotations': annotations}
 
 
@@ -285,94 +279,130 @@ def _is_among(value: Any, ids: Collection) -> bool:
     return is_id(value) and value in ids
 
 
-def _validate_annotation(
-    annotation: dict,
-    index: int,
-    name: str,
-    categories: dict,
-    images: dict,
-    bad_images: set,
-    masks: bool,
-    counter: LearnableCounter,
-) -> tuple[list[Issue], dict | None]:
-    """Returns the issues of an annotation, and the annotation normalized, or None if it has an error."""
-    image_id, category_id = annotation['image_id'], annotation['category_id']
-    bbox, area = annotation.get('bbox'), annotation.get('area')
-    crowd, ignored = annotation.get('iscrowd', 0), annotation.get('ignore', 0)
-    issues: list[Issue] = []
+class _AnnotationValidator:
+    """Validates the entries of `annotations` one by one.
 
-    def add(kind: str, message: str, level: str = 'error') -> None:
-        where = f'{name}: annotation {shorten(annotation["id"])} has {message}'
-        entry = ('annotations', index) if level == 'error' else None
-        issues.append(Issue(kind, where, name, image_id, annotation['id'], level, entry))
+    Args:
+        name: What messages call the file.
+        categories, images: Valid ones by id.
+        bad_images: Ids of images that have an issue of their own.
+        classes: `metainfo.classes`.
+        masks: Whether each annotation needs a mask that can be drawn.
+    """
 
-    if not _is_among(category_id, categories):
-        add('unknown category', f'category_id {unknown_id_message(category_id, "categories", categories)}')
-        return issues, None
-    if not _is_among(image_id, images):
-        if not _is_among(image_id, bad_images):  # whose issue is listed
-            add('unknown image', f'image_id {unknown_id_message(image_id, "images", images)}')
-        return issues, None
-    if crowd not in (0, 1) or ignored not in (0, 1):
-        flags = read_flag(crowd), read_flag(ignored)
-        if None in flags:
-            key, value = ('iscrowd', crowd) if flags[0] is None else ('ignore', ignored)
-            add('invalid flag', f'{key} {shorten(value)} (image {shorten(image_id)}); write the number 0 or 1')
-            return issues, None
-        crowd, ignored = flags
-        annotation = {**annotation, 'iscrowd': crowd, 'ignore': ignored}
-    if 'iscrowd' not in annotation:
-        annotation = {**annotation, 'iscrowd': 0}
-    image = images[image_id]
-    if ignored:  # MMDetection skips the annotation before it reads the box
-        counter.add(annotation, image, None if not is_box(bbox, area) else bbox, 'ignored')
-        return issues, annotation
-    if not is_box(bbox, area):
-        add(
-            'invalid box',
-            f'bbox {shorten(bbox)} and area {shorten(area)} (image {shorten(image_id)}); '
-            'write four finite numbers [x, y, width, height] and one, in pixels',
-        )
-        return issues, None
-    x, y, width, height = bbox
-    beyond = max(-x, -y, x + width - image['width'], y + height - image['height'])
-    if width < 0 or height < 0:
-        add('negative box', f'the box {shorten(bbox)} of negative size; write [x, y, width, height]')
-        counter.add(annotation, image, bbox, 'invalid')
-        return issues, None
-    segmentation = annotation.get('segmentation')
-    if masks or segmentation:
-        problem = find_mask_problem(segmentation, image['height'], image['width'])
-        if problem and masks:
-            add(problem[0], f'{problem[1]} (image {shorten(image_id)}); export its mask again, or remove it')
-            counter.add(annotation, image, bbox, 'invalid')
-            return issues, None
+    def __init__(self, name: str, categories: dict, images: dict, bad_images: set, classes: Sequence[str], masks: bool):
+        self.name, self.categories, self.images, self.bad_images = name, categories, images, bad_images
+        self.masks = masks
+        self.issues: list[Issue] = []
+        self.counter = LearnableCounter(categories, classes, images, name)
+        self.outlines = OutlineComparer(name, masks)
+
+    def validate(self, index: int, annotation: dict) -> dict | None:
+        """Adds an annotation's issues, and returns it normalized, or None if it has an error.
+
+        Args:
+            index: Its place in the list.
+            annotation: Entry with an id, image_id and category_id.
+        """
+        image_id, category_id = annotation['image_id'], annotation['category_id']
+        self.counter.see(image_id)
+        if not _is_among(category_id, self.categories):
+            what = unknown_id_message(category_id, 'categories', self.categories)
+            return self._refuse(index, annotation, 'unknown category', f'category_id {what}')
+        if not _is_among(image_id, self.images):
+            if _is_among(image_id, self.bad_images):  # whose issue is listed
+                return None
+            what = unknown_id_message(image_id, 'images', self.images)
+            return self._refuse(index, annotation, 'unknown image', f'image_id {what}')
+        crowd, ignored = (read_flag(annotation.get(key, 0)) for key in ('iscrowd', 'ignore'))
+        if crowd is None or ignored is None:
+            key = 'iscrowd' if crowd is None else 'ignore'
+            what = f'{key} {shorten(annotation[key])} (image {shorten(image_id)}); write the number 0 or 1'
+            return self._refuse(index, annotation, 'invalid flag', what)
+        if annotation.get('iscrowd') is not crowd or annotation.get('ignore', 0) is not ignored:
+            annotation = {**annotation, 'iscrowd': crowd}
+            if 'ignore' in annotation:
+                annotation['ignore'] = ignored
+        image = self.images[image_id]
+        if ignored:  # MMDetection skips the annotation before it reads the box
+            return self._strip_ignored(annotation, image)
+        problem = self._find_box_problem(annotation) or self._find_mask_problem(annotation, image)
         if problem:
-            annotation = {key: value for key, value in annotation.items() if key != 'segmentation'}
-        elif isinstance(segmentation, list) and any(map(is_short, segmentation)):
-            kept = [polygon for polygon in segmentation if not is_short(polygon)]
-            add(
-                'polygon of fewer than three points',
-                f'{len(segmentation) - len(kept)} of {len(segmentation)} polygons of fewer than three points, which '
-                'are left out',
-                'warning',
+            if problem[0] == 'negative box':
+                self.counter.add(annotation, image, NEGATIVE)
+            return self._refuse(index, annotation, *problem)
+        return self._normalize(annotation, image, crowd)
+
+    def _refuse(self, index: int, annotation: dict, kind: str, what: str) -> None:
+        self._add(annotation, kind, what, 'error', ('annotations', index))
+
+    def _add(self, annotation: dict, kind: str, what: str, level: str, entry: tuple[str, int] | None = None) -> None:
+        message = f'{self.name}: annotation {shorten(annotation["id"])} has {what}'
+        about = annotation['image_id'], annotation['id']
+        self.issues.append(Issue(kind, message, self.name, *about, level, entry))
+
+    def _strip_ignored(self, annotation: dict, image: dict) -> dict:
+        """Returns an ignored annotation without what cannot be read of it."""
+        self.counter.add(annotation, image, 'ignored')
+        invalid = set()
+        if not is_box(annotation.get('bbox'), annotation.get('area')):
+            invalid = {'bbox', 'area'}
+        if find_mask_problem(annotation.get('segmentation'), image['height'], image['width']):
+            invalid.add('segmentation')
+        return {key: value for key, value in annotation.items() if key not in invalid}
+
+    def _find_box_problem(self, annotation: dict) -> tuple[str, str] | None:
+        bbox, area = annotation.get('bbox'), annotation.get('area')
+        if not is_box(bbox, area):
+            return 'invalid box', (
+                f'bbox {shorten(bbox)} and area {shorten(area)} (image {shorten(annotation["image_id"])}); '
+                'write four finite numbers [x, y, width, height] and one, in pixels'
             )
-            annotation = {**annotation, 'segmentation': kept}
-    size, left_out = f'{image["width"]} x {image["height"]} px', True
-    if width < 1 or height < 1:
-        add('box without size', f'the box {shorten(bbox)}, smaller than a pixel; it is left out', 'warning')
-    elif x >= image['width'] or y >= image['height'] or x + width <= 0 or y + height <= 0:
-        add('box outside the image', f'the box {shorten(bbox)} outside its {size}; it is left out', 'warning')
-    elif area <= 0:
-        add('no area', f'the area {shorten(area)}; it is left out, so write its area in px', 'warning')
-    else:
-        left_out = False
-        if beyond > SLACK:
-            add(
-                'box beyond the image',
-                f'the box {shorten(bbox)}, which extends {beyond:g} px beyond its {size}; check the box and the '
-                'recorded size',
-                'warning',
-            )
-    counter.add(annotation, image, bbox, 'left out' if left_out else 'ignored' if crowd else 'learned')
-    return issues, annotation
+        if bbox[2] < 0 or bbox[3] < 0:
+            return 'negative box', f'the box {shorten(bbox)} of negative size; write [x, y, width, height]'
+        return None
+
+    def _find_mask_problem(self, annotation: dict, image: dict) -> tuple[str, str] | None:
+        if not self.masks:
+            return None
+        problem = find_mask_problem(annotation.get('segmentation'), image['height'], image['width'])
+        if problem is None:
+            return None
+        what = f'{problem[1]} (image {shorten(image["id"])}); export its mask again, or remove it'
+        return problem[0], what
+
+    def _normalize(self, annotation: dict, image: dict, crowd: int) -> dict:
+        """Returns a valid annotation as it is trained with, and adds warnings."""
+        segmentation = annotation.get('segmentation')
+        if segmentation:
+            if not self.masks and find_mask_problem(segmentation, image['height'], image['width']):
+                segmentation = None
+            elif isinstance(segmentation, list) and any(map(is_short, segmentation)):
+                kept = [polygon for polygon in segmentation if not is_short(polygon)]
+                number = f'{len(segmentation) - len(kept)} of {len(segmentation)}'
+                what = f'{number} polygons of fewer than three points, which are left out'
+                self._add(annotation, 'polygon of fewer than three points', what, 'warning')
+                segmentation = kept
+            if segmentation is not annotation['segmentation']:
+                annotation = {**annotation, 'segmentation': segmentation or []}
+        compared = segmentation and not crowd and min(annotation['bbox'][2:]) >= 1
+        fits = not compared or self.outlines.add(annotation, image)
+        bbox, area, size = annotation['bbox'], annotation['area'], f'{image["width"]} x {image["height"]} px'
+        x, y, width, height = bbox
+        reason = 'ignored' if crowd else ''
+        if width < 1 or height < 1:
+            reason, what = 'smaller than a pixel', f'the box {shorten(bbox)}, smaller than a pixel; it is left out'
+            self._add(annotation, 'box without size', what, 'warning')
+        elif x >= image['width'] or y >= image['height'] or x + width <= 0 or y + height <= 0:
+            reason, what = 'outside their images', f'the box {shorten(bbox)} outside its {size}; it is left out'
+            self._add(annotation, 'box outside the image', what, 'warning')
+        elif area <= 0:
+            reason, what = 'without area', f'the area {shorten(area)}; it is left out, so write its area in px'
+            self._add(annotation, 'no area', what, 'warning')
+        else:
+            beyond = max(-x, -y, x + width - image['width'], y + height - image['height'])
+            if beyond > SLACK and fits:  # else it is the mask's issue
+                what = f'the box {shorten(bbox)}, which extends {beyond:g} px beyond its {size}; check both'
+                self._add(annotation, 'box beyond the image', what, 'warning')
+        self.counter.add(annotation, image, reason, bbox)
+        return {**annotation, 'ignore': 1} if reason not in ('', 'ignored') else annotation

@@ -180,7 +180,8 @@ def _decode(path: str) -> Image.Image:
     if os.path.islink(path) and not os.path.exists(path):
         raise Unreadable('missing file', f'is a link to {os.readlink(path)}, which does not exist; restore that file')
     if not os.path.exists(path):
-        raise Unreadable('missing file', 'not found; fetch it again, or remove what names it')
+        remedy = 'write / for the backslashes' if '\\' in path else 'fetch it again, or remove what names it'
+        raise Unreadable('missing file', f'not found; {remedy}')
     if not os.path.isfile(path):
         raise Unreadable('not an image', 'is not a file; correct its name')
     if not os.path.getsize(path):

@@ -54,6 +54,14 @@ def count_by_kind(issues: Iterable[Issue]) -> dict[str, dict[str, int]]:
     }
 
 
+def group_by_kind(issues: Iterable[Issue]) -> list[list[Issue]]:
+    """Returns a list of issues for each kind, in the order of first occurrence."""
+    groups: dict[str, list[Issue]] = {}
+    for issue in issues:
+        groups.setdefault(issue.kind, []).append(issue)
+    return list(groups.values())
+
+
 def summarize(issues: Sequence[Issue]) -> str:
     """Returns one line: how many issues of each kind, and the first message."""
     counts = Counter(issue.kind for issue in issues)

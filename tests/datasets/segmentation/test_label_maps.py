@@ -37,7 +37,7 @@ def labels(sample):
         dict(indices=[2, 0]),
         dict(lazy_init=True),
         dict(ann_file='split.txt'),
-        dict(reduce_zero_label=True),
+        dict(reduce_zero_label=True, metainfo=dict(classes=('disc', 'box', 'star'))),
     ],
     ids=str,
 )
@@ -61,7 +61,7 @@ def test_sound_data_loads_as_in_mmsegmentation(config, tmp_path, options):
         (CheckedADE20KDataset, ADE20KDataset, dict()),
         (CheckedADE20KDataset, ADE20KDataset, dict(metainfo=dict(classes=('building', 'wall')))),
         (CheckedCityscapesDataset, CityscapesDataset, dict()),
-        (CheckedCityscapesDataset, CityscapesDataset, dict(metainfo=dict(classes=['road', 'wall']))),
+        (CheckedCityscapesDataset, CityscapesDataset, dict(metainfo=dict(classes=['road', 'sidewalk']))),
     ],
 )
 def test_ade20k_and_cityscapes_load_as_in_mmsegmentation(config, ours, expected, options):
@@ -76,10 +76,10 @@ def test_ade20k_and_cityscapes_load_as_in_mmsegmentation(config, ours, expected,
 def test_cityscapes_layout(tmp_path, config):
     for name in ('leftImg8bit/train/jena/0_leftImg8bit.png', 'gtFine/train/jena/0_gtFine_labelTrainIds.png'):
         (tmp_path / name).parent.mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / name), np.full((8, 16), 18, np.uint8))
+        cv2.imwrite(str(tmp_path / name), np.tile(np.uint8([7, 18]), (8, 8)))
     config.update(metainfo=None, data_prefix=dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train'))
     dataset = CheckedCityscapesDataset(**config)
-    assert len(dataset) == 1 and labels(dataset[0]).unique().tolist() == [18]
+    assert len(dataset) == 1 and labels(dataset[0]).unique().tolist() == [7, 18]
 
 
 def test_they_are_built_by_name_and_travel_to_workers(config):
@@ -151,7 +151,10 @@ def test_a_missing_folder(config, tmp_path, monkeypatch, kind, key):
 
 
 def test_a_folder_without_images(config):
-    with pytest.raises(DataError, match=r'/images: holds no image \*.jpeg; correct data_prefix.img_path'):
+    with pytest.raises(
+        DataError,
+        match=r'/images: holds no image \*.jpeg, but images .jpg; correct data_prefix.img_path or img_suffix$',
+    ):
         LabelMapDataset(**config, img_suffix='.jpeg')
 
 

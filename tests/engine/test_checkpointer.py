@@ -179,4 +179,6 @@ def test_a_best_checkpoint_needs_its_metric(tmp_path, monkeypatch, capfd):
     """Which COCO's evaluator leaves out where nothing was predicted."""
     monkeypatch.setattr(Mean, 'compute_metrics', lambda self, results: dict(other=1.0))
     assert train(tmp_path).iter == 15 and not list(tmp_path.glob('best*'))
-    assert ''.join(capfd.readouterr()).count('save_best=mean: not among the metrics of this validation; skipped') == 1  # logged once
+    assert (
+        ''.join(capfd.readouterr()).count('save_best=mean: not among the metrics of this validation; skipped') == 1
+    )  # logged once

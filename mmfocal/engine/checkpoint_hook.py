@@ -68,5 +68,9 @@ class SafeCheckpointHook(CheckpointHook):
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        missing = [name for name in self.save_best or () if name != 'auto' and name not in metrics]
+        if missing:  # such as COCO's, where nothing was predicted
+            runner.logger.warning(f'save_best={", ".join(missing)}: not among the metrics of this validation; skipped')
+            return
         with runner.checkpointer.replace_best(self):
             super()._save_best_checkpoint(runner, metrics)

@@ -4,7 +4,7 @@ import argparse
 import importlib
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,7 +74,7 @@ COMMANDS = {
 
 def main() -> None:
     """Runs the command line of this process."""
-    _run(parse_args(sys.argv[1:]))
+    _run(lambda: parse_args(sys.argv[1:]))
 
 
 def parse_args(arguments: list[str]) -> argparse.Namespace:
@@ -107,14 +107,26 @@ def run_script(file: str, *path: str) -> None:
     for name in path:
         command = command.commands[name]
     parser = _parser(Path(file).name, '')
-    _fill(parser, command, sys.argv[1:])
-    _run(parser.parse_args())
+
+    def parse() -> argparse.Namespace:
+        _fill(parser, command, sys.argv[1:])
+        return parser.parse_args()
+
+    _run(parse)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _run(parse: Callable[[], argparse.Namespace]) -> None:
+    """Parses and runs; a command whose module needs a library that is not installed ends like any user's error."""
+    missing = None
+    try:
+        args = parse()
+    except ModuleNotFoundError as error:
+        missing = error
     from mmfocal.engine import one_sentence_errors
 
     with one_sentence_errors():
+        if missing:
+            raise missing
         args.main(args)
 
 
@@ -142,7 +154,12 @@ def _fill(parser: argparse.ArgumentParser, command: Command, wanted: Iterable[st
         parser.description = command.help[:1].upper() + command.help[1:] + '.'
         _add_commands(parser, command.commands, wanted)
         return
-    module = importlib.import_module(command.module)
+    try:
+        module = importlib.import_module(command.module)
+    except ModuleNotFoundError:
+        if wanted is None:  # completion goes without the arguments of a command that cannot run here
+            return
+        raise
     parser.description = inspect.getdoc(module)
     module.add_arguments(parser)
     parser.set_defaults(main=module.main, configs=mmfocal.CONFIGS)

@@ -7,11 +7,14 @@ from mmfocal.engine.divergence import DivergenceHook
 from mmfocal.engine.error_messages import one_sentence_errors
 from mmfocal.engine.host_memory import HostMemoryHook
 from mmfocal.engine.loops import ResumableEpochLoop, ResumableIterLoop
+from mmfocal.engine.metric_checks import CheckMetricsHook
 from mmfocal.engine.out_of_memory import explain_out_of_memory
 from mmfocal.engine.runner import FocalRunner
+from mmfocal.engine.validation_loss import ValLossLoop
 
 __all__ = [
     'BadDataHook',
+    'CheckMetricsHook',
     'Checkpointer',
     'DivergenceHook',
     'FocalRunner',
@@ -19,6 +22,7 @@ __all__ = [
     'ResumableEpochLoop',
     'ResumableIterLoop',
     'SafeCheckpointHook',
+    'ValLossLoop',
     'check_compatible',
     'explain_out_of_memory',
     'find_latest_valid_checkpoint',

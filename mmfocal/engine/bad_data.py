@@ -5,6 +5,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mmfocal.errors import ConfigError
+
 REPORTED = 5  # messages; others are only counted
 
 
@@ -23,6 +25,8 @@ class BadDataHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self, interval: int = 50) -> None:
+        if not isinstance(interval, int) or interval < 1:
+            raise ConfigError(f'BadDataHook: interval={interval!r} must be an integer from 1; it counts iterations')
         self.interval = interval
         self.skipped: list[str] = []
         self.reported: list[str] = []

@@ -4,6 +4,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 
 from mmfocal.engine.checkpointer import checkpointer_of
+from mmfocal.errors import ConfigError
 
 
 @HOOKS.register_module()
@@ -21,6 +22,12 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def __init__(self, *args: Any, resume_interval: int = 0, **kwargs: Any) -> None:
+        for name in ('save_best', 'rule'):  # MMEngine takes lists only
+            if isinstance(kwargs.get(name), tuple):
+                kwargs[name] = list(kwargs[name])
+        for name, value in dict(kwargs, resume_interval=resume_interval).items():
+            if name in ('interval', 'resume_interval', 'max_keep_ckpts') and not isinstance(value, int):
+                raise ConfigError(f'SafeCheckpointHook: {name}={value!r} must be an integer; correct default_hooks')
         super().__init__(*args, **kwargs)
         self.resume_interval = resume_interval
         self.is_due = False
@@ -68,5 +75,9 @@ class SafeCheckpointHook(CheckpointHook):
         self.last_ckpt = runner.message_hub.get_info('last_ckpt')
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        missing = [name for name in self.save_best or () if name != 'auto' and name not in metrics]
+        if missing:  # such as COCO's, where nothing was predicted
+            runner.logger.warning(f'save_best={", ".join(missing)}: not among the metrics of this validation; skipped')
+            return
         with runner.checkpointer.replace_best(self):
             super()._save_best_checkpoint(runner, metrics)

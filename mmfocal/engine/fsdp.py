@@ -11,25 +11,27 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from mmfocal.errors import ConfigError
 
 
-def shard_model(model: nn.Module, units: Sequence[str]) -> None:
+def shard_model(model: nn.Module, units: str | type | Sequence[str | type]) -> None:
     """Shards a model's parameters among all processes, in place, by PyTorch's FSDP. Its state dict stays complete.
 
     All processes have to call `state_dict` and `load_state_dict` together, and load the same.
 
     Args:
         model: On its device, with the same weights in all processes.
-        units: Class names of submodules, each gathered for its own forward and backward only; other parameters
-            are gathered during the whole iteration.
+        units: Classes of submodules, or their names. Each is gathered for its own forward and backward only; other
+            parameters are gathered during the whole iteration.
 
     Raises:
         ConfigError: If the model has no submodule of such a class.
     """
+    units = [units] if isinstance(units, (str, type)) else units
+    units = [unit if isinstance(unit, str) else unit.__name__ for unit in units]
     parts = [module for module in model.modules() if type(module).__name__ in units]
     missing = set(units) - {type(module).__name__ for module in parts}
     if missing or not parts:
         missing = ' and no '.join(sorted(missing)) or 'unit'
         raise ConfigError(
-            f'fsdp_units={list(units)}: the model has no {missing}; name classes of its blocks, such as FocalBlock'
+            f'fsdp_units={units}: the model has no {missing}; name classes of its blocks, such as FocalBlock'
         )
     shapes = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
     for module in list(model.modules()):

@@ -13,6 +13,7 @@ from mmfocal.engine.checkpointer import checkpointer_of
 from mmfocal.engine.out_of_memory import explain_out_of_memory
 from mmfocal.engine.preemption import EXIT_CODE, Preemption
 from mmfocal.engine.seeding import SeededBatches, SeededDataset, seed_all
+from mmfocal.engine.unused_parameters import name_unused_parameters
 from mmfocal.errors import ConfigError
 
 
@@ -56,7 +57,7 @@ class _ResumableLoop:
     def run_iter(self, *args: Any) -> None:
         """Runs one iteration; arguments as of MMEngine's loop, the batch last."""
         seed_all(self.runner.seed, get_rank(), self._iter)
-        with explain_out_of_memory(self.runner, args[-1]):
+        with explain_out_of_memory(self.runner, args[-1]), name_unused_parameters(self.runner.model):
             super().run_iter(*args)
         if self.preemption.requested_anywhere() and self.checkpointer.can_save():
             self.runner.logger.warning('SIGTERM received: saving and exiting.')

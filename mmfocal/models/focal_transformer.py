@@ -1,27 +1,24 @@
-import warnings
 from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 import torch.utils.checkpoint as cp
-from mmengine.model import BaseModule, PretrainedInit
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmfocal.errors import ConfigError
 from mmfocal.models.focal_attention import FocalAttention
 from mmfocal.models.mlp import Mlp
+from mmfocal.models.pretrained import PretrainedBackbone
 from mmfocal.ops.focal_attention import BACKENDS, Layout
 from mmfocal.weights.backbone import load_backbone_weights
 
 PerStage = Sequence[int]
-LOADING_OPTIONS = ('interpolate', 'new_bias')
-UNSET = ('', 'unset')  # what a config says where the environment variable of its weights is not there
 
 
 @MODELS.register_module()
-class FocalTransformer(BaseModule):
+class FocalTransformer(PretrainedBackbone):
     """Focal Transformer backbone for dense prediction, https://arxiv.org/abs/2107.00641.
 
     Args:
@@ -63,6 +60,7 @@ class FocalTransformer(BaseModule):
     """
 
     init_cfg: dict | list[dict] | None
+    loading_options = ('interpolate', 'new_bias')
     archs = {
         'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
         'small': dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
@@ -116,8 +114,6 @@ class FocalTransformer(BaseModule):
         self.in_channels = in_channels
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
-        pretrained, _ = _split_init_cfg(init_cfg)
-        self._awaits_weights = pretrained is not None and pretrained['checkpoint'] not in ('none', *UNSET)
 
         dims = [embed_dims * 2**i for i in range(4)]
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
@@ -175,8 +171,7 @@ class FocalTransformer(BaseModule):
                 f'FocalTransformer takes a non-empty batch of images (B, {self.in_channels}, H, W), '
                 f'got {tuple(x.shape)}'
             )
-        if self._awaits_weights:
-            self._warn_if_not_initialised()
+        self.warn_if_not_loaded()
         x = self.drop_after_embed(self.patch_embed(x.permute(0, 2, 3, 1)))
         outs = []
         for i, stage in enumerate(self.stages[: self.out_indices[-1] + 1]):
@@ -186,41 +181,13 @@ class FocalTransformer(BaseModule):
             x = down
         return tuple(outs)
 
-    def init_weights(self) -> None:
-        """Initialises the weights as `init_cfg` says; what is pretrained is loaded last.
+    def load_pretrained(self, checkpoint: str, **options) -> None:
+        """Loads a checkpoint of any kind that `load_backbone_weights` knows."""
+        load_backbone_weights(self, checkpoint, **options)
 
-        Raises:
-            ConfigError: If the checkpoint's name is empty.
-            CheckpointError: If the file cannot be read or is of another model.
-        """
-        pretrained, others = _split_init_cfg(self.init_cfg)
-        if pretrained is None:
-            super().init_weights()
-            return
-        checkpoint = pretrained['checkpoint']
-        if checkpoint in UNSET:
-            name = f'FOCAL_{self.arch.upper()}{"_CONV" if self.patch_embed.kernel_size == 7 else ""}'
-            raise ConfigError(
-                f'no weights for the Focal-{self.arch} backbone: set the environment variable {name} to the path or '
-                f'URL of a checkpoint, or to none ({name}=none) to train from scratch'
-            )
-        if others:
-            init_cfg, self.init_cfg = self.init_cfg, others
-            super().init_weights()
-            self.init_cfg = init_cfg
-        if checkpoint != 'none':
-            options = {name: pretrained[name] for name in LOADING_OPTIONS if name in pretrained}
-            load_backbone_weights(self, checkpoint, **options)
-        self.is_init = True
-
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._awaits_weights = False
-
-    def _warn_if_not_initialised(self) -> None:
-        self._awaits_weights = False
-        if not self.is_init:
-            warnings.warn('FocalTransformer: the weights that init_cfg names are not loaded; call init_weights() first')
+    @property
+    def weights_variable(self) -> str:
+        return f'FOCAL_{self.arch.upper()}{"_CONV" if self.patch_embed.kernel_size == 7 else ""}'
 
     def train(self, mode: bool = True) -> 'FocalTransformer':
         super().train(mode)
@@ -438,27 +405,6 @@ def _parse_out_indices(out_indices: int | Sequence[int]) -> tuple[int, ...]:
             f'FocalTransformer: out_indices must list stages from 0 to 3 in increasing order, got {out_indices!r}'
         )
     return indices
-
-
-def _split_init_cfg(init_cfg: dict | Sequence[dict] | None) -> tuple[dict | None, list[dict]]:
-    """Returns the `Pretrained` initializer, with its checkpoint as a string, and the other initializers."""
-    cfgs = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or ())
-    if not all(isinstance(cfg, dict) for cfg in cfgs):
-        raise ConfigError(f'FocalTransformer: init_cfg must be a dict or a list of dicts, got {init_cfg!r}')
-    pretrained = [cfg for cfg in cfgs if cfg.get('type') in ('Pretrained', PretrainedInit)]
-    if not pretrained:
-        return None, cfgs
-    if len(pretrained) > 1:
-        raise ConfigError('FocalTransformer: init_cfg names two checkpoints; keep one')
-    unknown = set(pretrained[0]) - {'type', 'checkpoint', 'prefix', 'map_location', *LOADING_OPTIONS}
-    if unknown:
-        raise ConfigError(
-            f'FocalTransformer: init_cfg has no option {min(unknown)}; there are {", ".join(LOADING_OPTIONS)}'
-        )
-    if pretrained[0].get('prefix', 'backbone.').rstrip('.') != 'backbone':
-        raise ConfigError("FocalTransformer: init_cfg: the only prefix is 'backbone.', found by itself; remove prefix")
-    checkpoint = str(pretrained[0].get('checkpoint') or '')
-    return dict(pretrained[0], checkpoint=checkpoint), [cfg for cfg in cfgs if cfg is not pretrained[0]]
 
 
 def _check_integer(name: str, value: int) -> None:

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint as cp
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmfocal.errors import ConfigError
 from mmfocal.models.mlp import Mlp
+from mmfocal.models.pretrained import PretrainedBackbone
 from mmfocal.ops.focal_attention import relative_index
 from mmfocal.ops.sliding_chunks import NEIGHBORS, PATTERNS, sliding_chunk_attention
 from mmfocal.weights.vision_longformer import load_vision_longformer_weights
 
 
 @MODELS.register_module()
-class VisionLongformer(BaseModule):
+class VisionLongformer(PretrainedBackbone):
     """Vision Longformer backbone for dense prediction, https://arxiv.org/abs/2103.15358.
 
     Each stage has its own global tokens, which see all tokens of their stage and are seen by all. Local tokens see
@@ -108,6 +108,7 @@ class VisionLongformer(BaseModule):
             raise ConfigError(
                 f'VisionLongformer: out_indices must list stages from 0 to 3 in increasing order, got {out_indices}'
             )
+        self.in_channels = in_channels
         self.out_indices = out_indices
         side = -(-img_size // 32) * 32
         dims = arch['embed_dims']
@@ -126,6 +127,7 @@ class VisionLongformer(BaseModule):
             )
             blocks = []
             for _ in range(count):
+                attn: nn.Module
                 if attention[i] == 'sparse':
                     attn = SlidingChunkAttention(
                         dim, window_sizes[i], pattern=pattern, neighbors=neighbors, share_global=share_global, **common
@@ -145,19 +147,13 @@ class VisionLongformer(BaseModule):
             self.stages.append(LongformerStage(embed, blocks, with_cp))
         self.norm = nn.LayerNorm(dim, eps=1e-6) if final_norm else None
 
-    def init_weights(self) -> None:
-        """Loads the weights that `init_cfg` names; without one, the constructor has initialized them."""
-        init_cfg = self.init_cfg[0] if isinstance(self.init_cfg, list) and len(self.init_cfg) == 1 else self.init_cfg
-        checkpoint = 'none' if init_cfg is None else init_cfg.get('checkpoint')
-        if checkpoint in (None, '', 'unset'):
-            name = f'VIL_{self.arch.upper()}'
-            raise ConfigError(
-                f'no weights for the ViL-{self.arch} backbone: set the environment variable {name} to the path or URL '
-                f'of a checkpoint, or to none ({name}=none) to train from scratch'
-            )
-        if checkpoint != 'none':
-            load_vision_longformer_weights(self, checkpoint)
-        self.is_init = True
+    def load_pretrained(self, checkpoint: str, **options) -> None:
+        """Loads a released checkpoint, or one of ours."""
+        load_vision_longformer_weights(self, checkpoint)
+
+    @property
+    def weights_variable(self) -> str:
+        return f'VIL_{self.arch.upper()}'
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Computes the maps of the stages.
@@ -176,12 +172,12 @@ class VisionLongformer(BaseModule):
         """
         if not x.is_floating_point():
             raise TypeError(f'VisionLongformer: needs floating-point images, got {x.dtype}')
-        channels = self.stages[0].embed.proj.in_channels
-        if x.dim() != 4 or x.shape[1] != channels or min(x.shape[2:]) < 32 or not len(x):
+        if x.dim() != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < 32 or not len(x):
             raise ValueError(
-                f'VisionLongformer: needs a non-empty batch of images (B, {channels}, H, W), at least 32 × 32 pixels, '
-                f'got {tuple(x.shape)}'
+                f'VisionLongformer: needs a non-empty batch of images (B, {self.in_channels}, H, W), at least 32 × 32 '
+                f'pixels, got {tuple(x.shape)}'
             )
+        self.warn_if_not_loaded()
         outs = []
         for i, stage in enumerate(self.stages):
             if i > max(self.out_indices):
@@ -264,13 +260,13 @@ class TokenEmbed(nn.Module):
         x = self.proj(x).permute(0, 2, 3, 1)
         height, width = x.shape[1:3]
         x = self.norm(x)
-        if self.row_positions is not None:
+        if self.row_positions is not None and self.col_positions is not None:
             rows = _positions(self.row_positions, height)[:, :, None].expand(-1, -1, width, -1)
             cols = _positions(self.col_positions, width)[:, None].expand(-1, height, -1, -1)
             x = x + torch.cat([rows, cols], -1)
         x = x.flatten(1, 2)
         if self.global_tokens is not None:
-            tokens = self.global_tokens
+            tokens: Tensor = self.global_tokens
             if self.global_positions is not None:
                 tokens = tokens + self.global_positions
             x = torch.cat([tokens.to(x.dtype).expand(len(x), -1, -1), x], 1)
@@ -311,6 +307,8 @@ class LongformerBlock(nn.Module):
 class _Attention(nn.Module):
     """Projections and biases that both kinds of attention share."""
 
+    bias_index: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -349,7 +347,7 @@ class _Attention(nn.Module):
     def _attend_globally(self, q: Tensor, k: Tensor, v: Tensor, local: int) -> Tensor:
         """Attends from the global tokens (B, g, heads, head_dim) to all g + `local` tokens; returns (B, g, C)."""
         bias = None
-        if self.local_global_bias is not None:
+        if self.local_global_bias is not None and self.global_bias is not None:
             to_local = self.local_global_bias[0][..., None].expand(-1, -1, local)
             bias = torch.cat([self.global_bias, to_local], -1).to(q.dtype)
         return self._attend(q, k, v, bias)
@@ -459,7 +457,7 @@ class FullAttention(_Attention):
                 "use attention='sparse' or positions='absolute'"
             )
         bias = self.bias_table[self.bias_index].permute(2, 0, 1)
-        if self.local_global_bias is not None:
+        if self.local_global_bias is not None and self.global_bias is not None:
             local = height * width
             to_local = self.local_global_bias[0][..., None].expand(-1, -1, local)
             to_global = self.local_global_bias[1][:, None].expand(-1, local, -1)

@@ -28,6 +28,7 @@ from mmengine.runner import load_checkpoint
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from mmfocal.datasets.wrappers import iterate_inner
 from mmfocal.engine import read_config
 from mmfocal.engine.compatibility import check_compatible
 from mmfocal.errors import ConfigError, DataError, MissingFileError
@@ -240,8 +241,8 @@ def _load_image(cfg: Config, path: str) -> tuple[dict, list[str], str | None, li
 
     real_path, seen, absent = os.path.realpath(path), [], []
     for loader in ('test_dataloader', 'val_dataloader', 'train_dataloader'):
-        for settings in _plain_data_sets((cfg.get(loader) or {}).get('dataset', {})):
-            if settings in seen:
+        for settings in iterate_inner((cfg.get(loader) or {}).get('dataset', {})):
+            if not settings or settings in seen:
                 continue
             seen.append(settings)
             try:
@@ -256,15 +257,6 @@ def _load_image(cfg: Config, path: str) -> tuple[dict, list[str], str | None, li
                     return data_set[i], data_set.metainfo['classes'], data_set.ann_file, absent
     classes = DATASETS.build(dict(seen[0], lazy_init=True)).metainfo['classes']
     return Compose([loading, *others])(dict(img_path=path, img_id=0)), classes, None, absent
-
-
-def _plain_data_sets(settings: dict) -> list[dict]:
-    """Returns the data sets inside wrappers such as `RepeatDataset` and `ConcatDataset`."""
-    if 'dataset' in settings:
-        return _plain_data_sets(settings['dataset'])
-    if 'datasets' in settings:
-        return [plain for one in settings['datasets'] for plain in _plain_data_sets(one)]
-    return [settings] if settings else []
 
 
 def draw(

@@ -74,10 +74,13 @@ def load_backbone_weights(
     _check(state_dict, target, new, path)
 
     backbone.load_state_dict(state_dict, strict=False)
-    print_log(f'Loaded {len(state_dict)} tensors of {loaded.kind} from {path}', 'current')
+    print_log(f'Loaded {len(state_dict) - len(started)} tensors of {loaded.kind} from {path}', 'current')
     for what, names in (
         ('interpolated from another window size', resized),
-        ('started so that Swin’s function is about kept', started),
+        (
+            'started so that Swin’s function is about kept',
+            [re.sub(r'^stages\.\d', 'stages.*', name) for name in started],
+        ),
         ('newly initialised, the file lacks them', new),
         ('ignored, not part of this backbone', ignored),
     ):

@@ -112,6 +112,37 @@ def complete_function(script):
     return line.split('-F ')[1].split()[0]
 
 
+WITHOUT_MMDET = """
+import importlib.util, sys
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == 'mmdet' else find_spec(name, package)
+
+class Blocker:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split('.')[0] == 'mmdet':
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+sys.meta_path.insert(0, Blocker)
+from mmfocal.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    'command', [['visualize', 'heatmaps', 'a', 'b', 'c'], ['visualize', 'heatmaps', '--help']], ids=len
+)
+def test_a_command_whose_library_is_not_installed(command):
+    done = run('-c', WITHOUT_MMDET, *command)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert 'mmdet' in done.stderr and 'pip install' in done.stderr and done.stderr.count('error: ') == 1
+
+
+def test_completion_without_a_library():
+    done = run('-c', WITHOUT_MMDET, '--print-completion', 'bash')
+    assert done.returncode == 0 and 'heatmaps' in done.stdout and 'auto-scale-lr' in done.stdout, done.stderr
+
+
 def test_completion_needs_shtab(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, 'shtab', None)
     with pytest.raises(SystemExit) as stop:

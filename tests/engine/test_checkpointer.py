@@ -13,7 +13,7 @@ from mmfocal.errors import CheckpointError, SavingError
 from mmfocal.weights import load_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent))
-from random_training import KillHook, train
+from random_training import KillHook, Mean, train
 
 
 def names(folder):
@@ -173,3 +173,12 @@ def test_a_failed_resume_file_waits_for_its_interval(tmp_path, capfd):
     finally:
         disk.restore()
     assert ''.join(capfd.readouterr()).count('resume.pth cannot be saved') == 3  # after 3, 6 and 9 iterations
+
+
+def test_a_best_checkpoint_needs_its_metric(tmp_path, monkeypatch, capfd):
+    """Which COCO's evaluator leaves out where nothing was predicted."""
+    monkeypatch.setattr(Mean, 'compute_metrics', lambda self, results: dict(other=1.0))
+    assert train(tmp_path).iter == 15 and not list(tmp_path.glob('best*'))
+    assert (
+        ''.join(capfd.readouterr()).count('save_best=mean: not among the metrics of this validation; skipped') == 1
+    )  # logged once

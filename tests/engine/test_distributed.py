@@ -252,3 +252,13 @@ def test_two_nodes(tmp_path):
     for node in nodes:
         assert node.result().returncode == 0, node.result().stderr
     assert load_checkpoint(tmp_path / 'epoch_1.pth')['meta']['iter'] == 50  # 100 points
+
+
+@pytest.mark.slow
+def test_parameters_without_a_gradient_are_named(tmp_path):
+    done = run('unused_parameters.py', tmp_path)
+    assert done.returncode != 0
+    assert (
+        'error: no gradient for unused.weight, unused.bias: several processes need one for each parameter; freeze or '
+        'remove these, or set find_unused_parameters=True' in done.stderr
+    ), done.stderr

@@ -63,7 +63,7 @@ def train(
             checkpoint=dict(type='SafeCheckpointHook', interval=1 if by_epoch else 6, by_epoch=by_epoch),
         ),
         custom_hooks=[rates],
-        experiment_name=f'{work_dir.name} {epochs} {batch} {resume}',
+        experiment_name=f'{work_dir} {epochs} {batch} {resume}',
     )
     runner.train()
     log = ''.join(path.read_text() for path in work_dir.glob('*/*.log'))

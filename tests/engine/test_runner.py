@@ -7,7 +7,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from mmfocal.engine import FocalRunner, read_config
+from mmfocal.engine import FocalRunner, SafeCheckpointHook, read_config
 from mmfocal.engine.fsdp import shard_model
 from mmfocal.errors import ConfigError
 
@@ -78,3 +78,37 @@ def test_a_guard_is_switched_off_by_its_name(tmp_path):
     runner = FocalRunner(Linear(), tmp_path, default_hooks=hooks)
     names = [type(hook).__name__ for hook in runner.hooks]
     assert 'DivergenceHook' in names and not {'BadDataHook', 'LoggerHook', 'CheckpointHook'} & set(names)
+
+
+@pytest.mark.parametrize('units', ['Block', ['Block'], ('Block',), nn.Conv3d, [nn.Conv3d]])
+def test_units_are_names_or_classes_alone_or_in_a_list(units):
+    name = 'Block' if 'Block' in str(units) else 'Conv3d'
+    with pytest.raises(ConfigError, match=rf"fsdp_units=\['{name}'\]: the model has no {name}; name classes"):
+        shard_model(Linear(), units)
+
+
+@pytest.mark.parametrize(
+    'hook',
+    [
+        dict(type='SafeCheckpointHook', save_best=('mIoU', 'mAcc'), rule=('greater', 'greater')),
+        dict(type=SafeCheckpointHook, save_best=['mIoU']),
+        dict(type='SafeCheckpointHook', save_best='mIoU', resume_interval=-1),
+    ],
+)
+def test_spellings_of_a_hooks_settings(hook, tmp_path):
+    runner = FocalRunner(Linear(), tmp_path, default_hooks=dict(checkpoint=hook))
+    (found,) = [hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)]
+    assert found.save_best == (['mIoU', 'mAcc'] if isinstance(hook['save_best'], tuple) else ['mIoU'])
+
+
+@pytest.mark.parametrize(
+    'hook, message',
+    [
+        (dict(type='SafeCheckpointHook', interval='1'), "interval='1' must be an integer"),
+        (dict(type='SafeCheckpointHook', resume_interval=0.5), 'resume_interval=0.5 must be an integer'),
+        (dict(type='BadDataHook', interval=0), 'BadDataHook: interval=0 must be an integer from 1'),
+    ],
+)
+def test_settings_of_hooks_that_cannot_work(hook, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        FocalRunner(Linear(), tmp_path, custom_hooks=[hook])

@@ -235,7 +235,7 @@ train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=
         (['white.png', '--device', 'abacus'], '--device: PyTorch cannot use abacus here'),
         (
             ['white.png', '--cfg-options', "test_dataloader.dataset.metainfo.classes=('circle',)"],
-            'the head has num_classes=4, and the data set 1',
+            'the head has num_classes=4 and the data set 1',
         ),
         (
             ['white.png', '--cfg-options', 'model.train_cfg=None'],

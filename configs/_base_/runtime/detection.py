@@ -20,6 +20,7 @@ default_hooks = dict(
     divergence=dict(type='DivergenceHook'),
     bad_data=dict(type='BadDataHook'),
     check_classes=dict(type='CheckClassesHook'),
+    check_metrics=dict(type='CheckMetricsHook'),
 )
 
 env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))

@@ -21,3 +21,4 @@ if find_spec('mmdet'):
 # MMSegmentation imports the other two, and works without MMDetection (except for its Mask2Former).
 if all(map(find_spec, ('mmseg', 'ftfy', 'regex'))):
     from mmfocal.datasets import iou_metric, label_maps, transforms  # noqa: F401
+    from mmfocal.models import segmentation_losses  # noqa: F401

@@ -9,7 +9,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmfocal.errors import CheckpointError
+from mmfocal.errors import CheckpointError, ConfigError
 from mmfocal.weights.loading import load_checkpoint
 from mmfocal.weights.released import FIRST_TABLE, convert_paddle_layout, convert_released, is_paddle_layout
 from mmfocal.weights.swin import convert_swin, find_scheme, join_query_key_value, start_from_swin
@@ -57,8 +57,11 @@ def load_backbone_weights(
 
     Raises:
         CheckpointError: If the file is of another model or size; the message names the first mismatch.
+        ConfigError: If `new_bias` is given with another file than Swin's.
     """
     loaded = backbone_weights(load_checkpoint(path), path)
+    if new_bias is not None and loaded.origin != 'swin':
+        raise ConfigError(f'init_cfg: new_bias is for Swin checkpoints, {path} is {loaded.kind}; remove it')
     state_dict, target = loaded.state_dict, backbone.state_dict()
     ignored = loaded.ignored + [name for name in state_dict if name not in target and _OUTPUT_NORM.match(name)]
     state_dict = {name: value for name, value in state_dict.items() if name in target or not _OUTPUT_NORM.match(name)}

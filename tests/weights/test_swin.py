@@ -263,6 +263,10 @@ def test_other_stems_and_mergings(swin, tmp_path):
         loaded(path, arch=ARCH, conv_embed=True)
     merging = FocalTransformer(**WIDE)
     path = save(FocalTransformer(arch=ARCH).state_dict(), tmp_path / 'focal.pth')
+    with pytest.raises(
+        ConfigError, match='new_bias is for Swin checkpoints, .*focal.pth is an mmfocal checkpoint; rem'
+    ):
+        load_backbone_weights(merging, path, new_bias=-5.0)
     with pytest.raises(CheckpointError, match="downsample.norm.weight is .*; set downsample='conv'"):
         load_backbone_weights(merging, path)
     for options in (dict(conv_embed=True), dict(pre_norm=True)):

@@ -7,7 +7,6 @@ from mmfocal.datasets import class_checks  # noqa: F401
 from mmfocal.engine.config_paths import register_config_prefix
 from mmfocal.models.flop_handles import register_flop_handles
 from mmfocal.ops import mmcv_ops
-from mmfocal.visualization import pictures  # noqa: F401
 from mmfocal.weights import register_safe_loaders
 
 register_safe_loaders()
@@ -15,9 +14,11 @@ register_config_prefix()
 register_flop_handles()
 if find_spec('mmcv'):
     mmcv_ops.install()  # before MMDetection and MMSegmentation import mmcv.ops
+    from mmfocal.visualization import pictures  # noqa: F401
 if find_spec('mmdet'):
     from mmfocal.datasets import coco, coco_metric, coco_panoptic  # noqa: F401
     from mmfocal.models import reppoints_v2, sparse_rcnn  # noqa: F401
 # MMSegmentation imports the other two, and works without MMDetection (except for its Mask2Former).
 if all(map(find_spec, ('mmseg', 'ftfy', 'regex'))):
     from mmfocal.datasets import iou_metric, label_maps, transforms  # noqa: F401
+    from mmfocal.models import segmentation_losses  # noqa: F401

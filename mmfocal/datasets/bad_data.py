@@ -38,6 +38,9 @@ class StopOrSkip:
             raise ConfigError(f"bad_data={bad_data!r}: write 'stop', or 'skip' to leave bad data out of training")
         self.bad_data = bad_data
         super().__init__(*args, **kwargs)
+        for index, transform in reversed(list(enumerate(self.pipeline.transforms))):
+            if type(transform).__name__.startswith('Pack'):
+                self.pipeline.transforms.insert(index, copy_flipped)
 
     def __getitem__(self, idx: int) -> dict:
         if not self.skips_bad_data:
@@ -102,6 +105,14 @@ class StopOrSkip:
         # The pipeline loads files with backend_args of its own.
         loaders = [getattr(transform, 'backend_args', None) for transform in self.pipeline.transforms]
         return is_local(path, self.backend_args, *loaders)
+
+
+def copy_flipped(results: dict) -> dict:
+    """Copies an image with a negative stride, which flipping gives; packing overlooks it at one pixel's width."""
+    for key in ('img', 'gt_seg_map'):
+        if isinstance(results.get(key), np.ndarray) and min(results[key].strides, default=0) < 0:
+            results[key] = results[key].copy()
+    return results
 
 
 def _check_header(path: str, image_id: Any, recorded: tuple) -> None:

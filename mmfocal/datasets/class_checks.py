@@ -64,6 +64,7 @@ def _check_heads(model: nn.Module, dataset: Any, name: str) -> None:
         raise ConfigError(
             f'{", ".join(wrong)}: {name}_dataloader.dataset has {number} (metainfo.classes); set them in model'
         )
+    _check_class_weights(model, len(classes))
     ignored = getattr(dataset, 'ignore_index', None)
     for head, module in _iterate_heads(model):
         if {'decode_head', 'auxiliary_head'} & set(head.split('.')) and ignored is not None:
@@ -72,6 +73,19 @@ def _check_heads(model: nn.Module, dataset: Any, name: str) -> None:
                     f'{head}.ignore_index={module.ignore_index}: {name}_dataloader.dataset ignores {ignored}; '
                     'write the same in both'
                 )
+
+
+def _check_class_weights(model: nn.Module, number: int) -> None:
+    """Refuses class weights that MMSegmentation's cross entropy fails with, or of another number of classes."""
+    for name, module in model.named_modules():
+        weights = getattr(module, 'class_weight', None)
+        if type(module).__module__.startswith('mmseg.') and type(module).__name__ == 'CrossEntropyLoss' and weights:
+            raise ConfigError(
+                f'model.{name}.class_weight: CrossEntropyLoss fails at ignored pixels with class weights; '
+                "write type='WeightedCrossEntropyLoss'"
+            )
+        if type(module).__name__ == 'WeightedCrossEntropyLoss' and len(weights) != number:
+            raise ConfigError(f'model.{name}.class_weight has {len(weights)} numbers; write {number}, one per class')
 
 
 def _list_numbers(model: nn.Module, things: int, stuff: int) -> Iterator[tuple[str, int, int]]:

@@ -1,7 +1,7 @@
 """COCO's panoptic segments, validated before training starts."""
 
 import os.path as osp
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -10,11 +10,13 @@ from mmdet.datasets import CocoPanopticDataset
 from mmdet.datasets.api_wrappers import COCOPanoptic
 from mmdet.evaluation import CocoPanopticMetric
 from mmdet.registry import DATASETS, METRICS
+from mmengine.fileio import get_local_path
 
 from mmfocal.datasets.coco import CheckedCocoDataset
+from mmfocal.datasets.validation.annotations import find_format_issues, read_annotations
 from mmfocal.datasets.validation.files import is_local
 from mmfocal.datasets.validation.images import find_segment_map_issues
-from mmfocal.datasets.validation.issues import Issue
+from mmfocal.datasets.validation.issues import Issue, raise_first_error
 from mmfocal.datasets.validation.panoptic import validate_panoptic
 from mmfocal.errors import ConfigError, MissingFileError
 
@@ -82,7 +84,9 @@ class CheckedCocoPanopticDataset(CheckedCocoDataset, CocoPanopticDataset):
 
 @METRICS.register_module()
 class CheckedCocoPanopticMetric(CocoPanopticMetric):
-    """MMDetection's `CocoPanopticMetric`, with one clear message for what is missing.
+    """MMDetection's `CocoPanopticMetric`, over segments that are validated and normalized as the data set's are.
+
+    Categories are matched with the data set's classes by name; segments that training leaves out are ignored.
 
     Args:
         ann_file: The data set's annotation file. Default: none, segments come with images.
@@ -92,6 +96,7 @@ class CheckedCocoPanopticMetric(CocoPanopticMetric):
     Raises:
         ConfigError: If panopticapi is not installed.
         MissingFileError: If the file or the folder is missing.
+        DataError: If the file has an error (see `validate_panoptic`).
     """
 
     tmp_dir = None  # MMDetection's __del__ reads it, even if __init__ has failed
@@ -107,7 +112,30 @@ class CheckedCocoPanopticMetric(CocoPanopticMetric):
                     f'{path}: {what} not found; set {key} of val_evaluator and '
                     'test_evaluator to that of val_dataloader and test_dataloader'
                 )
-        super().__init__(ann_file, seg_prefix, *args, **kwargs)
+        super().__init__(None, seg_prefix, *args, **kwargs)
+        self.ann_file = ann_file
+        if ann_file:
+            with get_local_path(ann_file, backend_args=self.backend_args) as path:
+                self._content = read_annotations(path, ann_file)
+            raise_first_error(find_format_issues(self._content, ann_file, test_mode=True))
+
+    @property
+    def image_ids(self) -> set | None:
+        """Ids of the images in the annotation file, or None without a file."""
+        return {image['id'] for image in self._content['images']} if self.ann_file else None
+
+    def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
+        """Collects predictions as `CocoPanopticMetric` does, over the segments of the data set's classes."""
+        if self.ann_file and self._coco_api is None:
+            issues, annotations = validate_panoptic(self._content, self.ann_file, self.dataset_meta, test_mode=True)
+            raise_first_error(issues)
+            self._coco_api = COCOPanoptic()
+            self._coco_api.dataset = annotations
+            self._coco_api.createIndex()
+            self._coco_api.img_ann_map = self._coco_api.imgToAnns
+            self._coco_api.cat_img_map = self._coco_api.catToImgs
+            self.categories = self._coco_api.cats
+        super().process(data_batch, data_samples)
 
 
 def _require_panopticapi(name: str) -> None:

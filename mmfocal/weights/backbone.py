@@ -9,7 +9,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmfocal.errors import CheckpointError
+from mmfocal.errors import CheckpointError, ConfigError
 from mmfocal.weights.loading import load_checkpoint
 from mmfocal.weights.released import FIRST_TABLE, convert_paddle_layout, convert_released, is_paddle_layout
 from mmfocal.weights.swin import convert_swin, find_scheme, join_query_key_value, start_from_swin
@@ -57,8 +57,11 @@ def load_backbone_weights(
 
     Raises:
         CheckpointError: If the file is of another model or size; the message names the first mismatch.
+        ConfigError: If `new_bias` is given with another file than Swin's.
     """
     loaded = backbone_weights(load_checkpoint(path), path)
+    if new_bias is not None and loaded.origin != 'swin':
+        raise ConfigError(f'init_cfg: new_bias is for Swin checkpoints, {path} is {loaded.kind}; remove it')
     state_dict, target = loaded.state_dict, backbone.state_dict()
     ignored = loaded.ignored + [name for name in state_dict if name not in target and _OUTPUT_NORM.match(name)]
     state_dict = {name: value for name, value in state_dict.items() if name in target or not _OUTPUT_NORM.match(name)}
@@ -74,10 +77,13 @@ def load_backbone_weights(
     _check(state_dict, target, new, path)
 
     backbone.load_state_dict(state_dict, strict=False)
-    print_log(f'Loaded {len(state_dict)} tensors of {loaded.kind} from {path}', 'current')
+    print_log(f'Loaded {len(state_dict) - len(started)} tensors of {loaded.kind} from {path}', 'current')
     for what, names in (
         ('interpolated from another window size', resized),
-        ('started so that Swin’s function is about kept', started),
+        (
+            'started so that Swin’s function is about kept',
+            [re.sub(r'^stages\.\d', 'stages.*', name) for name in started],
+        ),
         ('newly initialised, the file lacks them', new),
         ('ignored, not part of this backbone', ignored),
     ):

@@ -55,8 +55,8 @@ SCHEMES = (
         (r'^encoder\.layers\.', 'stages.'),
         (r'\.layernorm_before\.', '.norm1.'),
         (r'\.layernorm_after\.', '.norm2.'),
-        (r'\.attention\.self\.', '.attn.'),
-        (r'\.attention\.output\.dense\.', '.attn.proj.'),
+        (r'\.attention\.(self|relative_position_bias)\.', '.attn.'),
+        (r'\.attention\.(output\.dense|o_proj)\.', '.attn.proj.'),
         (r'\.intermediate\.dense\.', '.mlp.fc1.'),
         (r'\.output\.dense\.', '.mlp.fc2.'),
         (r'^layernorm\.', 'norm3.'),
@@ -68,7 +68,7 @@ SCHEMES = (
     )),
 )  # fmt: skip
 _IGNORED = re.compile(r'^(head|classifier|avgpool)\.|relative_position_index|attn_mask|relative_coords_table')
-_QKV = re.compile(r'(.*\.attention\.self\.)(query|key|value)(\.weight|\.bias)$')
+_QKV = re.compile(r'(.*\.attention\.)(?:self\.(?=query|key|value)|(?=[qkv]_proj))([qkv])\w*(\.weight|\.bias)$')
 
 
 def find_scheme(state_dict: Mapping[str, Tensor]) -> Scheme | None:
@@ -88,12 +88,12 @@ def join_query_key_value(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in state_dict.items():
         match = _QKV.match(name)
         if match:
-            parts.setdefault(f'{match[1]}qkv{match[3]}', {})[match[2]] = value
+            parts.setdefault(f'{match[1]}self.qkv{match[3]}', {})[match[2]] = value
         else:
             joined[name] = value
     for name, three in parts.items():
         if len(three) == 3:
-            joined[name] = torch.cat([three['query'], three['key'], three['value']])
+            joined[name] = torch.cat([three['q'], three['k'], three['v']])
     return {name.removeprefix('swin.'): value for name, value in joined.items()} if parts else joined
 
 

@@ -227,6 +227,17 @@ def test_masks_are_looked_at_where_the_pipeline_loads_them(config, coco, tmp_pat
     assert len(dataset[1]['data_samples'].gt_instances) == 0
 
 
+def test_images_of_one_pixel_may_be_flipped(config, coco, tmp_path):
+    for image, (width, height) in zip(coco['images'], [(1, 1), (1, 9), (9, 1)]):
+        image.update(width=width, height=height)
+        cv2.imwrite(str(tmp_path / image['file_name']), np.zeros((height, width, 3), np.uint8))
+    write(tmp_path, coco)
+    flip = dict(type='RandomFlip', prob=1.0, direction=['horizontal', 'vertical', 'diagonal'])
+    dataset = CheckedCocoDataset(**{**config, 'pipeline': [*PIPELINE[:2], flip, PIPELINE[2]]})
+    for _ in range(5):
+        assert [tuple(dataset[index]['inputs'].shape) for index in range(3)] == [(3, 1, 1), (3, 9, 1), (3, 1, 9)]
+
+
 def test_another_policy(config):
     with pytest.raises(ConfigError, match="^bad_data='ignore': write 'stop', or 'skip'"):
         CheckedCocoDataset(**config, bad_data='ignore')

@@ -60,7 +60,7 @@ def test_released_file_gives_the_released_numbers(released):
     torch.testing.assert_close(logits, torch.from_numpy(GOLDEN['logits']), rtol=1e-4, atol=1e-5)
 
 
-def test_log_says_what_was_done(released, monkeypatch):
+def test_log(released, monkeypatch):
     lines = []
     monkeypatch.setattr('mmfocal.weights.backbone.print_log', lambda line, logger: lines.append(line))
     model = backbone(released, expand_sizes=(3, 3, 3, 3))
@@ -163,7 +163,7 @@ def test_tables_that_fit_no_window(shape):
         merge_neighbors(torch.zeros(shape))
 
 
-def test_conversion_covers_every_name():
+def test_every_name_is_converted_or_ignored():
     converted, ignored = convert_released(released_state_dict())
     names = set(backbone_names())
     assert set(converted) <= names
@@ -193,7 +193,7 @@ def backbone_names():
         (dict(focal_levels=(3, 2, 2, 2)), r'it lacks stages.0.blocks.0.attn.pool'),
     ],
 )
-def test_a_file_of_another_size_is_one_error(released, change, sentence):
+def test_a_file_of_another_size(released, change, sentence):
     with pytest.raises(CheckpointError, match=sentence) as info:
         backbone(released, **change)
     assert '\n' not in str(info.value) and 'focal_released.pth' in str(info.value)
@@ -223,7 +223,7 @@ def test_absent_and_broken_files(tmp_path):
         backbone(tmp_path / 'cut.pth')
 
 
-def test_scratch_must_be_said():
+def test_training_from_scratch_is_explicit():
     before = FocalTransformer(arch=ARCH, init_cfg=dict(type='Pretrained', checkpoint='none'))
     weight = before.patch_embed.proj.weight.clone()
     before.init_weights()

@@ -1,4 +1,4 @@
-"""No checkpoint runs code, from a file or a URL; what is wrong with one is said in a sentence."""
+"""Checkpoints run no code, from a file or a URL; a file that cannot be loaded is one sentence."""
 
 import functools
 import hashlib
@@ -30,14 +30,14 @@ class Call:
         self.function, self.args = function, args
 
     def __call__(self):
-        """Pickle wants a function to be callable."""
+        """Pickle requires a callable."""
 
     def __reduce__(self):
         return self.function, self.args
 
 
 def bomb(kind, marker):
-    """What writes `marker` when it is unpickled."""
+    """Returns an object that creates `marker` when it is unpickled."""
     code, command = f"open({str(marker)!r}, 'w').close()", f'touch {marker}'
     if kind == 'system':
         return Call(os.system, command)
@@ -65,7 +65,7 @@ def save(content, path, file_format):
 
 
 def set_off(path, file_format):
-    """Reads as an unprotected loader would: the control that a bomb is one."""
+    """Reads as an unprotected loader would: the control that a hostile file is one."""
     if file_format == 'zip':
         with zipfile.ZipFile(path) as file:
             pickle.loads(file.read(next(name for name in file.namelist() if name.endswith('/data.pkl'))))
@@ -98,8 +98,8 @@ def test_a_file_runs_no_code(tmp_path, kind, file_format):
     assert marker.exists()
 
 
-def test_bytes_do_not_become_objects(tmp_path):
-    """NumPy takes a buffer's bytes for addresses of objects: an array would use what they point to."""
+def test_arrays_of_objects_are_refused(tmp_path):
+    """NumPy takes the bytes of such an array for addresses of objects."""
     call = Call(np.ndarray, (1,), 'O', bytearray(8))
     assert call.function(*call.args)[0] is None  # NumPy read the address 0
     torch.save(call, tmp_path / 'objects.pth')
@@ -109,7 +109,7 @@ def test_bytes_do_not_become_objects(tmp_path):
         load_checkpoint(tmp_path / 'objects.pth')
 
 
-def test_a_file_does_not_change_the_statistics(tmp_path):
+def test_a_history_buffer_cannot_change_the_statistics(tmp_path):
     class Poisoned(HistoryBuffer):
         def __reduce_ex__(self, protocol):
             return HistoryBuffer, (), dict(self.__dict__, statistics_methods={'mean': torch.Size})
@@ -121,7 +121,7 @@ def test_a_file_does_not_change_the_statistics(tmp_path):
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     def copyfile(self, source, outputfile):
-        """Sends a file, of one named cut its first half alone."""
+        """Sends a file; of one whose name has `cut`, the first half."""
         content = source.read()
         outputfile.write(content[: len(content) // 2] if 'cut' in self.path else content)
 
@@ -129,7 +129,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.server.requests.append(self.path)
 
     def log_message(self, *_):
-        """Nothing on the terminal."""
+        """Prints nothing."""
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_mmengine_loads_safely_after_a_call_not_after_an_import():
     subprocess.run([sys.executable, '-c', IMPORT_ONLY], env=environment, check=True)
 
 
-def test_no_scheme_is_left_to_mmengine():
+def test_every_scheme_is_replaced():
     register_safe_loaders()
     assert len(CheckpointLoader._schemes) >= 11
     assert all(loader.__module__.startswith('mmfocal.') for loader in CheckpointLoader._schemes.values())
@@ -212,7 +212,7 @@ def test_a_url_is_downloaded_once_and_its_hash_is_checked(tmp_path, server):
     assert os.listdir(tmp_path / 'hub' / 'checkpoints') == [right]
 
 
-def test_a_url_that_does_not_answer(server):
+def test_a_server_that_does_not_answer(server):
     server.server_close()
     for url, words in (f'{server.url}/x.pth', 'not be downloaded .* by hand'), (f'{server.url}/', 'no file'):
         with pytest.raises(CheckpointError, match=f'^{url}.*{words}'):
@@ -230,7 +230,7 @@ load_checkpoint(url + '/absent.pth')
 """
 
 
-def test_one_rank_downloads_and_all_hear_of_a_failure(tmp_path, server):
+def test_one_rank_downloads_and_all_raise_on_failure(tmp_path, server):
     torch.save(dict(a=torch.ones(1)), server.folder / 'good.pth')
     ranks = []
     for rank in '01':
@@ -269,7 +269,7 @@ NO_WEIGHTS = [
 
 @pytest.mark.parametrize('suffix', ['pth', 'pdparams', 'safetensors'])
 @pytest.mark.parametrize('content, what', NO_WEIGHTS, ids=['empty', 'page', 'login', 'LFS', 'XML', 'JSON'])
-def test_what_is_saved_instead_of_weights(tmp_path, content, what, suffix):
+def test_files_that_are_not_weights(tmp_path, content, what, suffix):
     (tmp_path / f'x.{suffix}').write_bytes(content)
     with pytest.raises(CheckpointError, match=f'x.{suffix}: this is {what}.*; ') as error:
         load_checkpoint(tmp_path / f'x.{suffix}')

@@ -1,4 +1,4 @@
-"""MMEngine's own checkpoints: a Runner saves, loads and resumes with `weights_only` on."""
+"""MMEngine's checkpoints: a Runner saves, loads and resumes with `weights_only`."""
 
 import pickle
 from collections import OrderedDict
@@ -35,7 +35,7 @@ class Model(BaseModel):
 
 
 def train(work_dir, max_epochs, **kwargs):
-    """A Runner with what this project's configs use, after training and saving."""
+    """Returns a Runner with the hooks and schedules of the configs, after training and saving."""
     register_safe_loaders()
     runner = Runner(
         Model(),
@@ -70,8 +70,8 @@ def train(work_dir, max_epochs, **kwargs):
 
 
 @pytest.fixture(scope='module')
-def honest(tmp_path_factory):
-    return train(tmp_path_factory.mktemp('honest'), 1)
+def trained(tmp_path_factory):
+    return train(tmp_path_factory.mktemp('trained'), 1)
 
 
 def same(a, b):
@@ -86,17 +86,17 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
-def test_an_honest_checkpoint_comes_back_equal(honest, tmp_path):
-    loaded = load_checkpoint(honest.path)
+def test_a_checkpoint_loads_as_saved(trained, tmp_path):
+    loaded = load_checkpoint(trained.path)
     scalars = loaded['message_hub']['log_scalars']
     assert len(scalars['train/loss'].data[0]) == 2 and scalars['train/loss'].statistics('mean') > 0
-    assert same(scalars, honest.message_hub.state_dict()['log_scalars'])
+    assert same(scalars, trained.message_hub.state_dict()['log_scalars'])
     assert same(loaded['message_hub']['runtime_info']['best_score'], np.float64(0.25))
-    assert same(loaded['optimizer'], honest.optim_wrapper.state_dict())
-    assert same(loaded['param_schedulers'], [scheduler.state_dict() for scheduler in honest.param_schedulers])
+    assert same(loaded['optimizer'], trained.optim_wrapper.state_dict())
+    assert same(loaded['param_schedulers'], [scheduler.state_dict() for scheduler in trained.param_schedulers])
     assert same(loaded['meta']['dataset_meta'], Numbers.metainfo) and loaded['meta']['epoch'] == 1
     # EMAHook saves the trained model as ema_state_dict
-    trained = {f'module.{name}': value for name, value in honest.model.state_dict().items()}
+    trained = {f'module.{name}': value for name, value in trained.model.state_dict().items()}
     assert same({name: loaded['ema_state_dict'][name] for name in trained}, trained)
     # saved once more, with what AmpOptimWrapper adds
     loaded['optimizer']['loss_scaler'] = torch.amp.GradScaler('cpu').state_dict()
@@ -122,21 +122,21 @@ def test_arrays_of_numpy_1_and_2(tmp_path, module):
     assert type(pickle.loads(pickle.dumps(loaded['fortran']))) is np.ndarray
 
 
-def test_resume_continues_and_does_not_run_a_config(honest, tmp_path, capsys):
-    marker, checkpoint = tmp_path / 'ran', load_checkpoint(honest.path)
+def test_resume_continues_and_does_not_run_a_config(trained, tmp_path, capsys):
+    marker, checkpoint = tmp_path / 'ran', load_checkpoint(trained.path)
     checkpoint['meta']['config'] = f"open({str(marker)!r}, 'w').close()"
     torch.save(checkpoint, tmp_path / 'poisoned.pth')
     resumed = train(tmp_path / 'work', 2, resume=True, load_from=str(tmp_path / 'poisoned.pth'))
     assert not marker.exists() and "meta['config']" in ''.join(capsys.readouterr())
     assert resumed.epoch == 2 and resumed.iter == 4
-    losses, first = (r.message_hub.get_scalar('train/loss').data[0] for r in (resumed, honest))
+    losses, first = (r.message_hub.get_scalar('train/loss').data[0] for r in (resumed, trained))
     assert len(losses) == 4 and list(losses[:2]) == list(first)
     assert load_checkpoint(resumed.path)['optimizer']['state'][0]['step'] == 4
     Config.fromstring(checkpoint['meta']['config'], file_format='.py')  # as MMEngine does on resuming
     assert marker.exists()
 
 
-def test_a_config_is_left_out_even_where_the_file_hides_methods(tmp_path):
+def test_a_config_is_dropped_even_if_the_file_hides_methods(tmp_path):
     checkpoint = OrderedDict(meta=OrderedDict(config='run me', epoch=1))
     for level in (checkpoint, checkpoint['meta']):
         level.get = level.pop = level.__contains__ = level.__delitem__ = torch.Size
@@ -145,7 +145,7 @@ def test_a_config_is_left_out_even_where_the_file_hides_methods(tmp_path):
     assert loaded.pop is torch.Size and list(loaded['meta']) == ['epoch']
 
 
-def test_what_is_allowed_is_allowed_for_one_load_only(honest):
-    load_checkpoint(honest.path)
+def test_the_allow_list_holds_for_one_load(trained):
+    load_checkpoint(trained.path)
     with pytest.raises(pickle.UnpicklingError, match='GLOBAL'):
-        torch.load(honest.path, weights_only=True)
+        torch.load(trained.path, weights_only=True)

@@ -2,11 +2,14 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint as mmengine_load_checkpoint
 
 from mmfocal.cli import main
@@ -15,6 +18,7 @@ from mmfocal.models import FocalTransformer
 from mmfocal.weights import load_checkpoint, register_safe_loaders
 from mmfocal.weights.safetensors_file import write_safetensors
 
+CONFIG = Path(__file__).parents[2] / 'configs/atss_focal_nano_shapes.py'
 ARCH = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 
 
@@ -105,3 +109,43 @@ def test_where_to_write_is_checked_first(tmp_path, backbone, monkeypatch, capsys
         convert(monkeypatch, 'format', tmp_path / 'a.pth', tmp_path / name)
     error = capsys.readouterr().err
     assert error.startswith(f'error: {tmp_path / name}: ') and error.count('\n') == 1 and sentence in error
+
+
+QUICK = [
+    'model.backbone.arch.depths=(1,1,1,1)',
+    'train_cfg.max_epochs=1',
+    'train_dataloader.dataset.indices=4',
+    *(
+        f'{split}_dataloader.{option}'
+        for split in ('train', 'val', 'test')
+        for option in ('num_workers=0', 'persistent_workers=False')
+    ),
+]
+
+
+def test_train_test_and_resume(tmp_path, shapes, monkeypatch, capfd):
+    """A detector's weights are tested and trained on; training cannot be resumed from them."""
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes))
+    cfg = Config.fromfile(CONFIG)
+    cfg.merge_from_dict({QUICK[0].split('=')[0]: (1, 1, 1, 1)})
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg.model)
+    weights = tmp_path / 'detector.safetensors'
+    write_safetensors(weights, model.state_dict(), dict(dataset_meta=dict(classes=cfg.metainfo.classes)))
+
+    def run(command, *args):
+        options = ['--work-dir', str(tmp_path / command), '--cfg-options', *QUICK]
+        words = [arg for arg in args if not arg.startswith('load_from')]
+        extra = [arg for arg in args if arg.startswith('load_from')]
+        monkeypatch.setattr(sys, 'argv', ['mmfocal', command, str(CONFIG), *words, *options, *extra])
+        try:
+            main()
+        except SystemExit as stop:
+            assert stop.code == 1
+        return ''.join(capfd.readouterr())
+
+    assert 'coco/bbox_mAP' in run('test', str(weights))
+    assert f'Load checkpoint from {weights}' in run('train', f'load_from={weights}')
+    assert (tmp_path / 'train/epoch_1.pth').is_file()
+    out = run('train', '--resume', str(weights))
+    assert f'error: {weights}: ' in out and 'load_from' in out.splitlines()[-1]

@@ -132,7 +132,7 @@ def timm(state_dict):
     return {name: value for name, value in names.items() if 'relative_position_index' not in name}
 
 
-def transformers(state_dict):
+def transformers(state_dict, version=4):
     names = renamed(
         official(state_dict),
         (r'^patch_embed\.proj', 'swin.embeddings.patch_embeddings.projection'),
@@ -150,7 +150,16 @@ def transformers(state_dict):
     for name in [name for name in names if '.qkv.' in name]:
         for part, value in zip(('query', 'key', 'value'), names.pop(name).chunk(3)):
             names[name.replace('qkv', part)] = value
-    return names
+    if version == 4:
+        return names
+    return renamed(
+        names,
+        (r'\.self\.(q|k|v)(uery|ey|alue)', r'.\1_proj'),
+        (r'\.self\.', '.relative_position_bias.'),
+        (r'attention\.output\.dense', 'attention.o_proj'),
+        (r'\.intermediate\.dense', '.mlp.fc1'),
+        (r'\.output\.dense', '.mlp.fc2'),
+    )
 
 
 SCHEMES = {
@@ -161,7 +170,8 @@ SCHEMES = {
     'torchvision': torchvision,
     'timm, old': official,
     'timm, new': timm,
-    'Transformers': transformers,
+    'Transformers 4': transformers,
+    'Transformers 5': lambda state: transformers(state, 5),
 }
 
 
@@ -193,7 +203,7 @@ def test_focal_with_merging_starts_as_swin(swin, tmp_path, monkeypatch):
             errors.append(relative_error(model.double().eval()(image)[0], exact(image)[0]))
     assert errors[0] > 5 * errors[1] > 25 * errors[2] > 0
     assert lines[-2].startswith(
-        '  started so that Swin’s function is about kept: stages.0.blocks.*.attn.ring_bias_table'
+        '  started so that Swin’s function is about kept: stages.*.blocks.*.attn.ring_bias_table'
     )
 
 
@@ -253,6 +263,10 @@ def test_other_stems_and_mergings(swin, tmp_path):
         loaded(path, arch=ARCH, conv_embed=True)
     merging = FocalTransformer(**WIDE)
     path = save(FocalTransformer(arch=ARCH).state_dict(), tmp_path / 'focal.pth')
+    with pytest.raises(
+        ConfigError, match='new_bias is for Swin checkpoints, .*focal.pth is an mmfocal checkpoint; rem'
+    ):
+        load_backbone_weights(merging, path, new_bias=-5.0)
     with pytest.raises(CheckpointError, match="downsample.norm.weight is .*; set downsample='conv'"):
         load_backbone_weights(merging, path)
     for options in (dict(conv_embed=True), dict(pre_norm=True)):

@@ -1,4 +1,4 @@
-"""Every way by which a checkpoint or a work directory comes in: a pickle bomb in it does not go off."""
+"""Every command that reads a checkpoint or a work directory refuses one that asks for code, and runs none."""
 
 import os
 import runpy
@@ -28,7 +28,7 @@ QUICK = [
 
 @pytest.fixture
 def armed(tmp_path):
-    """A bomb as epoch_1.pth of a work directory, and what it would make."""
+    """Returns the file that a hostile checkpoint would create, and a work directory with that checkpoint."""
     marker, work_dir = tmp_path / 'ran', tmp_path / 'work'
     work_dir.mkdir()
     content = bomb('eval', marker)
@@ -42,7 +42,7 @@ def armed(tmp_path):
 
 
 def run(monkeypatch, capfd, script, *args):
-    """Runs a script of tools/ in this process; returns its exit code and all its output."""
+    """Runs a script of tools/ in this process; returns its exit code and its output."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, 'argv', [script, *map(str, args)])
     try:
@@ -71,7 +71,7 @@ def run(monkeypatch, capfd, script, *args):
     ],
     ids=['test', 'resume', 'resume auto', 'load_from', 'backbone', 'detector', 'visualize', 'convert'],
 )
-def test_tools_run_no_checkpoint(script, args, options, armed, shapes, monkeypatch, capfd):
+def test_tools_run_no_code_of_a_checkpoint(script, args, options, armed, shapes, monkeypatch, capfd):
     marker, work_dir = armed
     monkeypatch.setenv('SHAPES_ROOT', str(shapes))
     image = next((shapes / 'val2017').iterdir())
@@ -89,7 +89,7 @@ def test_tools_run_no_checkpoint(script, args, options, armed, shapes, monkeypat
 
 
 @pytest.mark.parametrize('command', ['collect', 'report'])
-def test_the_benchmark_runs_nothing_that_a_work_directory_holds(command, armed, monkeypatch, capfd):
+def test_benchmark_runs_no_code_of_a_work_directory(command, armed, monkeypatch, capfd):
     marker, work_dir = armed
     code = f"open({str(marker)!r}, 'w').close()"
     run_dir = work_dir / '20260101_000000'
@@ -110,8 +110,8 @@ def test_the_benchmark_runs_nothing_that_a_work_directory_holds(command, armed, 
 
 
 @pytest.mark.slow
-def test_mmengines_own_loader(armed):
-    """In a process that only imports what configs name."""
+def test_mmengines_loader(armed):
+    """In a process that imports only what configs name."""
     marker, work_dir = armed
     with pytest.raises(CheckpointError, match='nothing was run'):
         load_checkpoint(torch.nn.Linear(1, 1), str(work_dir / 'epoch_1.pth'))

@@ -93,7 +93,9 @@ def validate_annotations(
     validator = _AnnotationValidator(name, categories, images, bad_images, classes, masks)
     annotations = [validator.validate(index, annotation) for index, annotation in entries.items()]
     annotations = [annotation for annotation in annotations if annotation is not None]
-    issues += validator.issues + validator.outlines.find_issues() + validator.counter.find_issues(test_mode)
+    of_masks = validator.outlines.find_issues()
+    explained = any(issue.level == 'error' for issue in of_masks)
+    issues += validator.issues + of_masks + validator.counter.find_issues(test_mode, explained)
     return issues, {**coco, 'images': list(images.values()), 'categories': ordered, 'annotations': annotations}
 
 

@@ -60,10 +60,13 @@ def find_missing(paths: Sequence[str]) -> list[int]:
         folder, file_name = osp.split(path)
         if folder not in folders:
             try:
-                folders[folder] = set(os.listdir(folder or '.'))
+                with os.scandir(folder or '.') as entries:  # links may lead nowhere
+                    folders[folder] = {
+                        entry.name for entry in entries if not entry.is_symlink() or osp.exists(entry.path)
+                    }
             except (OSError, ValueError):  # absent, not permitted, or an invalid name
                 folders[folder] = set()
-        # File systems may match names in another case or Unicode form, and names may be links to nowhere.
+        # File systems may match names in another case or Unicode form.
         if file_name not in folders[folder] and not osp.exists(path):
             missing.append(index)
     return missing

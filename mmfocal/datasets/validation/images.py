@@ -25,6 +25,9 @@ MODES = {
     'RGBA': 'has transparency, which loading ignores, so hidden colours show',
 }
 
+FLOATS = 'floating point', 'has floating-point values, which loading cuts to 0–255; convert it to 8 bits'
+DARK = 1 << 13  # of 16 bits: an image with lower values only is loaded with at most 31 of 255
+
 
 def find_image_issues(path: str, image_id: Any = None, recorded: tuple[int, int] | None = None) -> list[Issue]:
     """Decodes an image and returns what is wrong with it.
@@ -47,10 +50,16 @@ def find_image_issues(path: str, image_id: Any = None, recorded: tuple[int, int]
             with open(path, 'rb') as file:
                 pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
     except Unreadable as error:
-        add(*error.args)
+        if _has_floats(path):  # which OpenCV reads, and Pillow only in grey
+            add(*FLOATS, 'warning')
+        else:
+            add(*error.args)
         return issues
     except cv2.error:
         pixels = None
+    if pixels is None and _has_floats(path):
+        add('floating point', 'has floating-point values, which OpenCV does not load as colours; convert it to 8 bits')
+        return issues
     if pixels is None:
         add('not an image', 'cannot be decoded by OpenCV, which training loads with; write it again as JPEG or PNG')
         return issues
@@ -67,10 +76,10 @@ def find_image_issues(path: str, image_id: Any = None, recorded: tuple[int, int]
         )
     if image.mode in MODES:
         add('CMYK' if image.mode == 'CMYK' else 'not RGB', MODES[image.mode], 'warning')
-    elif image.mode.startswith('I'):
-        add('16-bit', 'has more than 8 bits, of which loading keeps the upper 8; convert it to 8 bits', 'warning')
     elif image.mode.startswith('F'):
-        add('floating point', 'has floating-point values, which loading cuts to 0–255; convert it to 8 bits', 'warning')
+        add(*FLOATS, 'warning')
+    if _bits_per_channel(path, image) > 8:
+        add('16-bit', _describe_depth(path), 'warning')
     return issues
 
 
@@ -156,6 +165,39 @@ class DecoderMessages:
         with self.file:
             self.file.seek(0)
             self.text = self.file.readline().decode(errors='replace').strip()
+
+
+def _bits_per_channel(path: str, image: Image.Image) -> int:
+    """Returns the bits of a channel in the file; Pillow converts 16-bit colours to 8 bits without a word."""
+    if image.format == 'PNG':
+        with open(path, 'rb') as file:
+            return file.read(25)[24]
+    if image.format == 'TIFF' and hasattr(image, 'tag_v2'):
+        return 0 if image.mode.startswith('F') else max(image.tag_v2.get(258, (8,)))
+    return 16 if image.mode.startswith('I') else 8
+
+
+def _describe_depth(path: str) -> str:
+    values = _read_unchanged(path)
+    highest = 65535 if values is None else int(values.max())
+    what = 'has 16 bits per channel, of which loading keeps the upper 8'
+    if highest < DARK:
+        return f'{what}, but no value is above {highest}, so it is loaded nearly black; scale it to 8 bits'
+    return f'{what}; convert it to 8 bits'
+
+
+def _has_floats(path: str) -> bool:
+    values = _read_unchanged(path)
+    return values is not None and values.dtype.kind == 'f'
+
+
+def _read_unchanged(path: str) -> np.ndarray | None:
+    """Returns the values in an image file, or None if OpenCV does not read it."""
+    try:
+        with open(path, 'rb') as file, DecoderMessages():
+            return cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    except (OSError, cv2.error):
+        return None
 
 
 def _swaps_sides(path: str) -> bool:

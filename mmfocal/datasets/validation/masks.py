@@ -46,6 +46,8 @@ def decode_run_lengths(counts: list[int] | str) -> list[int] | None:
 
 
 def _find_polygon_problem(polygons: list) -> tuple[str, str] | None:
+    if all(type(value) in (int, float) for value in polygons):
+        return 'invalid polygon', 'one flat list of coordinates, as VIA writes, instead of a list of such lists'
     for polygon in polygons:
         if not isinstance(polygon, list):
             return 'invalid polygon', f'{shorten(polygon)} instead of a list of coordinates'

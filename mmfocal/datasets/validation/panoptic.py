@@ -11,7 +11,7 @@ from mmfocal.datasets.validation.annotations import (
     validate_images,
 )
 from mmfocal.datasets.validation.categories import find_kind_issues, match_categories
-from mmfocal.datasets.validation.issues import Issue, is_id, quote_some, shorten
+from mmfocal.datasets.validation.issues import Issue, errors_of, is_id, quote_some, shorten
 from mmfocal.errors import ConfigError
 
 SEGMENT_FIELDS = {'id', 'category_id', 'bbox', 'area'}  # what MMDetection reads of each segment
@@ -30,8 +30,8 @@ def validate_panoptic(
         default_classes: Whether `metainfo` is the data set's own, which the config does not override.
 
     Returns:
-        Issues, and the file without the entries of errors: categories in the order of `classes`, flags as numbers. None
-        if the file is not in COCO format.
+        Issues, and the file without the entries of errors: categories in the order of `classes` with integers as ids,
+        flags as numbers. None if the file is not in COCO format.
     """
     issues = find_format_issues(coco, name, test_mode)
     if issues:
@@ -40,7 +40,7 @@ def validate_panoptic(
     issues += found
     found, ordered = match_categories(list(categories.values()), metainfo['classes'], name, test_mode, default_classes)
     issues += found
-    if not found or all(issue.level != 'error' for issue in found):
+    if not errors_of(found):
         things = metainfo.get('thing_classes', ())
         ordered = [
             category if category['id'] in categories else {**category, 'isthing': int(category['name'] in things)}
@@ -66,7 +66,25 @@ def validate_panoptic(
             'add it, or remove those segments from the file'
         )
         issues.append(Issue('classes', message, name, error=ConfigError))
+    ordered, annotations = _number_categories(ordered, annotations)
     return issues, {**coco, 'images': list(images.values()), 'categories': ordered, 'annotations': annotations}
+
+
+def _number_categories(categories: list[dict], annotations: list[dict]) -> tuple[list[dict], list[dict]]:
+    """Returns categories and annotations with integers as category ids, which MMDetection needs here."""
+    if all(type(category['id']) is int for category in categories):
+        return categories, annotations
+    numbers = {category['id']: number for number, category in enumerate(categories, 1)}
+    numbered = [
+        {
+            **annotation,
+            'segments_info': [
+                {**segment, 'category_id': numbers[segment['category_id']]} for segment in annotation['segments_info']
+            ],
+        }
+        for annotation in annotations
+    ]
+    return [{**category, 'id': numbers[category['id']]} for category in categories], numbered
 
 
 def _validate_entry(
@@ -87,7 +105,9 @@ def _validate_entry(
             return [], None
         message = f'{name}: annotations[{index}] has image_id {unknown_id_message(image_id, "images", images)}'
         return [Issue('unknown image', message, name, image_id, entry=entry)], None
-    issues, sound, ids = [], [], set()
+    issues: list[Issue] = []
+    sound: list[dict] = []
+    ids: set[int] = set()
     for segment in segments:
         here = f'image {shorten(image_id)}'
         kind, message = _find_segment_problem(segment, categories, ids, here)
@@ -96,7 +116,9 @@ def _validate_entry(
             issues.append(Issue(kind, f'{name}: {message}', name, image_id, about, entry=entry))
             continue
         ids.add(segment['id'])
-        sound.append({**segment, 'iscrowd': read_flag(segment.get('iscrowd', 0))})
+        crowd, (_, _, width, height) = read_flag(segment.get('iscrowd', 0)), segment['bbox']
+        left_out = segment['area'] <= 0 or width < 1 or height < 1  # by MMDetection in training, so a metric ignores it
+        sound.append({**segment, 'iscrowd': int(crowd or left_out)})
     return issues, None if issues else {**annotation, 'segments_info': sound}
 
 

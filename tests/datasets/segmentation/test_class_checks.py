@@ -126,3 +126,32 @@ def test_mean_iou_needs_label_maps(config):
 def test_a_data_set_that_ignores_another_label(config):
     with pytest.raises(ConfigError, match='^model.decode_head.ignore_index=255: train_.* ignores 0; '):
         check({**config, 'ignore_index': 0})
+
+
+@pytest.mark.parametrize(
+    'loss, message',
+    [
+        ('CrossEntropyLoss', '^model.decode_head.loss_decode.class_weight: CrossEntropyLoss fails at ignored pixels'),
+        (
+            'WeightedCrossEntropyLoss',
+            '^model.decode_head.loss_decode.class_weight has 2 numbers; write 3, one per class',
+        ),
+    ],
+)
+def test_class_weights(config, loss, message):
+    loss_decode = dict(type=loss, class_weight=[1.0, 2.0])
+    with pytest.raises(ConfigError, match=message):
+        check(config, segmentor(dict(HEAD, loss_decode=loss_decode)))
+    check(config, segmentor(dict(HEAD, loss_decode=dict(type='WeightedCrossEntropyLoss', class_weight=[1.0] * 3))))
+
+
+def test_wrapped_data_sets_of_different_classes(config):
+    """MMDetection's ConcatDataset has a list of metainfo then, and MMEngine's refuses them."""
+    other = LabelMapDataset(**{**config, 'metainfo': dict(classes=('background', 'box', 'disc'))})
+    wrapped = SimpleNamespace(datasets=[LabelMapDataset(**config), SimpleNamespace(dataset=other)], metainfo=[{}, {}])
+    with pytest.raises(
+        ConfigError, match='^metainfo.classes of train_dataloader.dataset and of train_dataloader.dataset'
+    ):
+        check(config, train=wrapped)
+    same = SimpleNamespace(datasets=[LabelMapDataset(**config), SimpleNamespace(dataset=LabelMapDataset(**config))])
+    check(config, train=same)

@@ -350,8 +350,22 @@ def test_folders_are_listed_once_and_images_not_asked_for_one_by_one(tmp_path, m
     for path in paths:
         open(path, 'w').close()
     listed = []
-    listdir = os.listdir
-    monkeypatch.setattr(os, 'listdir', lambda folder: listed.append(folder) or listdir(folder))
+    scandir = os.scandir
+    monkeypatch.setattr(os, 'scandir', lambda folder: listed.append(folder) or scandir(folder))
     monkeypatch.setattr(os.path, 'exists', lambda path: pytest.fail(f'asked for {path}'))
     check_images_exist(paths, 'my.json')
     assert listed == [str(tmp_path)]
+
+
+def test_links_to_nowhere_are_missing(tmp_path):
+    (tmp_path / 'there.jpg').touch()
+    (tmp_path / 'good.jpg').symlink_to(tmp_path / 'there.jpg')
+    (tmp_path / 'bad.jpg').symlink_to(tmp_path / 'gone.jpg')
+    check_images_exist([str(tmp_path / 'good.jpg')], 'my.json')
+    with pytest.raises(MissingFileError, match=r'/bad.jpg: image not found \(1 of 2 used'):
+        check_images_exist([str(tmp_path / 'good.jpg'), str(tmp_path / 'bad.jpg')], 'my.json')
+
+
+def test_backslashes_are_named(tmp_path):
+    with pytest.raises(MissingFileError, match='write / for the backslashes in file_name$'):
+        check_images_exist([f'{tmp_path}/images\\1.jpg'], 'my.json')

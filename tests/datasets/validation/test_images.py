@@ -115,6 +115,34 @@ def test_other_colours_are_warnings(tmp_path, pixels, mode, suffix, kind):
     assert told(find_image_issues(path, 7, SIZE)) == [('warning', kind)]
 
 
+@pytest.mark.parametrize('suffix', ['.png', '.tif'])
+@pytest.mark.parametrize('channels', [1, 3])
+def test_16_bits(tmp_path, pixels, suffix, channels):
+    path = str(tmp_path / f'a{suffix}')
+    pixels = pixels[..., :channels].squeeze()
+    cv2.imwrite(path, pixels.astype(np.uint16) * 257)
+    (issue,) = find_image_issues(path, 7, SIZE)
+    assert (issue.level, issue.kind) == ('warning', '16-bit') and issue.message.endswith(
+        'upper 8; convert it to 8 bits'
+    )
+    cv2.imwrite(path, pixels.astype(np.uint16) * 16)
+    (issue,) = find_image_issues(path, 7, SIZE)
+    assert 'but no value is above 40' in issue.message and 'loaded nearly black; scale it' in issue.message
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_floats(tmp_path, pixels, channels):
+    path = str(tmp_path / 'a.tif')
+    cv2.imwrite(path, pixels[..., :channels].squeeze().astype(np.float32) / 255)
+    assert told(find_image_issues(path, 7, SIZE)) == [('warning' if channels == 3 else 'error', 'floating point')]
+
+
+def test_a_link_to_nowhere(tmp_path):
+    (tmp_path / 'a.jpg').symlink_to(tmp_path / 'gone.jpg')
+    (issue,) = find_image_issues(str(tmp_path / 'a.jpg'))
+    assert issue.kind == 'missing file' and f'is a link to {tmp_path}/gone.jpg, which does not exist' in issue.message
+
+
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp'])
 def test_a_header_that_claims_too_much(tmp_path, pixels, suffix):
     path = tmp_path / f'a{suffix}'

@@ -64,6 +64,10 @@ def test_what_cannot_be_drawn(mask, kind):
     assert find_mask_problem(mask, 10, 12)[0] == kind
 
 
+def test_a_flat_list_is_named():
+    assert 'one flat list of coordinates, as VIA writes' in find_mask_problem([0, 0, 9, 0, 9, 9], 10, 12)[1]
+
+
 def test_sound_and_short_polygons():
     assert find_mask_problem([[0, 0, 9.5, 0, 9.5, 9], [1, 2, 3, 4]], 10, 12) is None
     assert is_short([1, 2, 3, 4]) and not is_short([0, 0, 9.5, 0, 9.5, 9])

@@ -1,9 +1,9 @@
-"""Mutates annotation files, images and label maps, and loads each as a training does: dev/fuzz_loader.py.
+"""Fuzzes the data sets: mutates annotation files, images and label maps, and loads each as training does.
 
-Each mutation is loaded with both policies, bad_data='stop' and 'skip'. It may load, if what it loads is sound, or be one
-sentence of a UserError; anything else is a bug and is printed with the number that makes it again (--only NUMBER). A
-process that dies, or is silent for 20 seconds, is a bug too, and so is a fault that stops training and is not among
-those that check_dataset.py lists.
+Each mutation is loaded with both policies, bad_data='stop' and 'skip'. It may load, if the samples are valid, or raise a
+UserError of one line; anything else is a bug and is printed with the number that reproduces it (--only NUMBER). A process
+that dies, or does not report for 20 seconds, is a bug too, and so is an error that stops training but that
+check_dataset.py does not list.
 """
 
 import argparse
@@ -429,10 +429,10 @@ def fuzz(number, seed=0, workers=1, first=0):
     """Tries mutations in several processes.
 
     Args:
-        number (int): How many.
-        seed (int): Of all of them. Default: 0.
-        workers (int): Processes. Default: 1.
-        first (int): The first one's number. Default: 0.
+        number: How many.
+        seed: Seed of all of them.
+        workers: Number of processes.
+        first: Number of the first.
 
     Returns:
         tuple: How often each outcome was, and the bugs, a list of (number, text).

@@ -1,4 +1,4 @@
-"""With bad_data='stop' damaged data ends training with one sentence; with 'skip' it is left out and counted."""
+"""Damaged data stops training with one message, or is left out and counted with `bad_data=skip`."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Mutated annotation files, images and label maps load soundly or are one sentence."""
+"""Mutated annotation files, images and label maps load as valid data or raise one message."""
 
 import os
 import runpy

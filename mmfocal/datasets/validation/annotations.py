@@ -18,6 +18,7 @@ from mmfocal.errors import DataError, MissingFileError
 
 MAX_PATH = 4096  # characters
 MAX_DISTANCE = 1e8  # px: sides, and boxes from the origin, beyond which float32 or an area would overflow
+MAX_COMPARED = 10_000  # boxes that are compared with outlines if masks are not loaded
 SLACK = 1  # px that a box may extend beyond its image
 
 
@@ -376,7 +377,9 @@ class _AnnotationValidator:
     def _normalize(self, annotation: dict, image: dict, crowd: int) -> dict:
         """Returns a valid annotation as it is trained with, and adds warnings."""
         segmentation = annotation.get('segmentation')
-        if segmentation:
+        if not self.masks and self.outlines.compared >= MAX_COMPARED:
+            segmentation = None
+        elif segmentation:
             if not self.masks and find_mask_problem(segmentation, image['height'], image['width']):
                 segmentation = None
             elif isinstance(segmentation, list) and any(map(is_short, segmentation)):

@@ -1,4 +1,4 @@
-"""Each issue of COCO-format files is one sentence that names the file and what to do."""
+"""Each issue of COCO-format files is one message that names the file and what to do."""
 
 import json
 import os

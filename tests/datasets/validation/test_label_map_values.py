@@ -13,10 +13,14 @@ from mmfocal.errors import MissingFileError
 
 
 def test_they_need_no_openmmlab_library():
-    code = (
-        'import sys, mmfocal.datasets.validation.label_maps\n'
-        "assert not {'mmseg', 'mmcv', 'mmengine', 'torch'} & sys.modules.keys()"
-    )
+    code = """
+import sys, types, mmfocal
+package = types.ModuleType('mmfocal.datasets')  # without MMCV's operators, which the package installs for data sets
+package.__path__ = [f'{mmfocal.__path__[0]}/datasets']
+sys.modules['mmfocal.datasets'] = package
+import mmfocal.datasets.validation.label_maps
+assert not {'mmseg', 'mmcv', 'mmengine', 'torch'} & sys.modules.keys()
+"""
     subprocess.run([sys.executable, '-c', code], check=True)
 
 

@@ -1,5 +1,6 @@
 """Whether a model's heads and the evaluators fit the classes of the data sets."""
 
+import os.path as osp
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,8 +21,8 @@ class CheckClassesHook(Hook):
 
     Raises:
         ConfigError: If data sets have different classes; a head has another number of classes, things, stuff or class
-            weights, or another ignored label; an evaluator's annotation file lacks images of its data set; or mean IoU
-            is to be computed without label maps.
+            weights, or another ignored label; an evaluator's annotation file lacks categories or images of its data
+            set; or mean IoU is to be computed without label maps.
     """
 
     def before_run(self, runner: Runner) -> None:
@@ -114,9 +115,13 @@ def _check_metric(metric: Any, datasets: list, name: str) -> None:
     if known:
         for dataset in datasets:
             image_ids = {dataset.get_data_info(index).get('img_id') for index in range(len(dataset))}
-            if image_ids - known:
+            absent = set(dataset.metainfo['classes']) - metric.category_names
+            is_same = metric.ann_file == dataset.ann_file or osp.realpath(metric.ann_file) == osp.realpath(
+                dataset.ann_file
+            )
+            if image_ids - known or absent and not is_same:
                 raise ConfigError(
-                    f'{name}_evaluator.ann_file lacks images of {name}_dataloader.dataset; '
+                    f'{name}_evaluator.ann_file lacks categories or images of {name}_dataloader.dataset; '
                     f'name the same file there, {dataset.ann_file}'
                 )
     is_iou = 'IoUMetric' in {cls.__name__ for cls in type(metric).__mro__}  # MMSegmentation need not be installed

@@ -44,7 +44,7 @@ class CheckedCocoMetric(CocoMetric):
         if max_dets is not None and (not isinstance(max_dets, int) or max_dets < 1):
             raise ConfigError(f'max_dets={max_dets!r}: write a positive integer')
         super().__init__(None, *args, **kwargs)
-        self.max_dets = max_dets
+        self.ann_file, self.max_dets = ann_file, max_dets
         self.proposal_nums[-1] = max(self.proposal_nums[-1], max_dets or 0)
         self.annotations = self._read(ann_file) if ann_file else None
         self._reset_index()
@@ -53,6 +53,11 @@ class CheckedCocoMetric(CocoMetric):
     def image_ids(self) -> set | None:
         """Ids of the images in the annotation file, or None without a file."""
         return None if self.annotations is None else {image['id'] for image in self.annotations['images']}
+
+    @property
+    def category_names(self) -> set[str]:
+        """Names of the categories in the annotation file."""
+        return {str(category['name']) for category in self.annotations['categories']}
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Computes what `CocoMetric` does, on renumbered images, annotations and categories.

@@ -16,7 +16,7 @@ from mmfocal.datasets.coco import CheckedCocoDataset
 from mmfocal.datasets.validation.annotations import find_format_issues, read_annotations
 from mmfocal.datasets.validation.files import is_local
 from mmfocal.datasets.validation.images import find_segment_map_issues
-from mmfocal.datasets.validation.issues import Issue, raise_first_error
+from mmfocal.datasets.validation.issues import Issue, is_id, raise_first_error
 from mmfocal.datasets.validation.panoptic import validate_panoptic
 from mmfocal.errors import ConfigError, MissingFileError
 
@@ -122,7 +122,14 @@ class CheckedCocoPanopticMetric(CocoPanopticMetric):
     @property
     def image_ids(self) -> set | None:
         """Ids of the images in the annotation file, or None without a file."""
-        return {image['id'] for image in self._content['images']} if self.ann_file else None
+        if not self.ann_file:
+            return None
+        return {image['id'] for image in self._content['images'] if isinstance(image, dict) and is_id(image.get('id'))}
+
+    @property
+    def category_names(self) -> set[str]:
+        """Names of the categories in the annotation file."""
+        return {str(category.get('name')) for category in self._content['categories'] if isinstance(category, dict)}
 
     def process(self, data_batch: dict, data_samples: Sequence[dict]) -> None:
         """Collects predictions as `CocoPanopticMetric` does, over the segments of the data set's classes."""

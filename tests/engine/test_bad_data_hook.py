@@ -39,7 +39,7 @@ def test_sentences_and_counts(runner):
     assert runner.told[5] == 'Others are only counted; mmfocal check-dataset --images lists all.'
 
 
-def test_a_resumed_training_goes_on_counting(runner):
+def test_a_resumed_training_continues_to_count(runner):
     BadDataHook().before_train_iter(runner, 0, batch('a', 'b'))
     hub = MessageHub('resumed')
     hub.load_state_dict(runner.message_hub.state_dict())

@@ -44,7 +44,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_training_goes_on_when_the_disk_is_full(tmp_path, capfd, by_epoch):
+def test_training_continues_when_the_disk_is_full(tmp_path, capfd, by_epoch):
     disk = FullDisk(begin=6, end=11)
     try:
         runner = train(

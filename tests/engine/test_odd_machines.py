@@ -1,4 +1,4 @@
-"""What a machine lacks, or has otherwise than most, does no harm or is said in a sentence."""
+"""Machines with little memory or space, other locales or paths: training works or says what is missing."""
 
 import errno
 import io

@@ -113,7 +113,7 @@ def test_earlier_batches_are_not_read_again(tmp_path, by_epoch):
     assert first + second == whole
 
 
-def test_another_batch_size_goes_on_where_the_data_stopped(tmp_path):
+def test_another_batch_size_continues_where_the_data_stopped(tmp_path):
     options = dict(val=False, checkpoint=dict(resume_interval=1))
     with pytest.raises(Killed):
         train(tmp_path, log=tmp_path / 'first.txt', until=2, **options)
@@ -124,7 +124,7 @@ def test_another_batch_size_goes_on_where_the_data_stopped(tmp_path):
     assert sorted(map(int, read)) == list(range(20))
 
 
-def test_goes_on_from_checkpoints_of_mmengine(tmp_path):
+def test_resumes_from_checkpoints_of_mmengine(tmp_path):
     with pytest.raises(Killed):
         train(tmp_path, runner_type=Runner, hook='CheckpointHook', resume=False, until=7)
     runner = train(tmp_path)

@@ -1,4 +1,4 @@
-"""What FocalRunner does otherwise than MMEngine's runner, in one process."""
+"""What FocalRunner changes in MMEngine's runner, in one process."""
 
 from pathlib import Path
 

@@ -153,10 +153,10 @@ def empty(folder):
 @pytest.mark.parametrize(
     'spoil, sentence',
     [
-        (lambda folder: shutil.rmtree(folder), 'folder not found; set SHAPES_ROOT or see README "Data"'),
+        (lambda folder: shutil.rmtree(folder), 'folder not found; set SHAPES_ROOT'),
         (
             lambda folder: shutil.rmtree(folder / 'annotations/semantic_val2017'),
-            'annotations/semantic_val2017 not found; set SHAPES_ROOT or data_prefix.seg_map_path, or see README',
+            'annotations/semantic_val2017 not found; set SHAPES_ROOT or data_prefix.seg_map_path',
         ),
         (
             lambda folder: [path.unlink() for path in (folder / 'train2017').iterdir()],
@@ -166,10 +166,10 @@ def empty(folder):
             lambda folder: next((folder / 'annotations/semantic_train2017').iterdir()).unlink(),
             '.png: label map not found (1 of 16 images have none); ',
         ),
-        (lambda folder: spoil_label_maps(folder, lambda labels: labels[1:]), ' px, and its image has '),
+        (lambda folder: spoil_label_maps(folder, lambda labels: labels[1:]), ' px, but its image has '),
         (
             lambda folder: spoil_label_maps(folder, lambda labels: np.where(labels, labels, 200).astype(np.uint8)),
-            '.png: holds the label values 200, and the 5 classes have the values 0 to 4 (255 is ignored); ',
+            '.png: holds the label values 200, but the 5 classes have the values 0 to 4 (255 is ignored); ',
         ),
         (lambda folder: empty(folder / 'train2017'), '.jpg: not an image, or damaged; '),
         (lambda folder: empty(folder / 'annotations/semantic_train2017'), '.png: not an image, or damaged; '),
@@ -191,7 +191,7 @@ def test_bad_data_stops_training(spoil, sentence, config, shapes, tmp_path, monk
     [
         (
             'model.auxiliary_head.num_classes=150',
-            'model.auxiliary_head.num_classes=150: train_dataloader.dataset has 5 classes',
+            'model.auxiliary_head.num_classes=150 (should be 5): train_dataloader.dataset has 5 classes',
         ),
         (
             "val_dataloader.dataset.metainfo.classes=('background','circle')",

@@ -146,9 +146,8 @@ class CheckedLabelMaps(StopOrSkip):
             lines = list_from_file(self.ann_file, backend_args=self.backend_args)
             stems = [line.strip() for line in lines if line.strip()]
             return [self._find_suffix(image_dir, stem) for stem in stems]
-        names = sorted(
-            fileio.list_dir_or_file(image_dir, list_dir=False, recursive=True, backend_args=self.backend_args)
-        )
+        listed = fileio.list_dir_or_file(image_dir, list_dir=False, recursive=True, backend_args=self.backend_args)
+        names = sorted(filter(_is_visible, listed))
         self._other_images = [
             name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.endswith(self._suffixes)
         ]
@@ -214,7 +213,7 @@ class CheckedLabelMaps(StopOrSkip):
         """Returns the paths of a folder's files, links included, without those that start with a dot."""
         if folder not in self._listings:
             names = fileio.list_dir_or_file(folder, list_dir=False, suffix=suffix, recursive=True)
-            self._listings = {**self._listings, folder: {osp.join(folder, name) for name in names}}
+            self._listings = {**self._listings, folder: {osp.join(folder, name) for name in names if _is_visible(name)}}
         return self._listings[folder]
 
     def _used(self) -> list[dict]:
@@ -279,3 +278,8 @@ class LabelMapDataset(CheckedLabelMaps, BaseSegDataset):
     Colours for pictures come from `metainfo.palette`, or else are drawn at random, the same each time. Arguments are
     those of `BaseSegDataset`.
     """
+
+
+def _is_visible(name: str) -> bool:
+    """Returns whether no folder of a path starts with a dot, as Jupyter's copies in `.ipynb_checkpoints` do."""
+    return not any(part.startswith('.') for part in name.split('/')[:-1])

@@ -5,6 +5,7 @@ Shapes differ in outline only: colours, sizes and textures are drawn alike for a
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,7 @@ LABEL_NAMES = ['background', *CLASSES]  # of the semantic label maps' values
 SPLITS = ('train', 'val')
 SEMANTIC_CLASSES = 'annotations/semantic_classes.json'
 SMALLEST = 12  # px, the shorter side of any visible box
-VISIBLE_SHARE = 0.5  # of an object's pixels that later objects leave in sight, at least
+VISIBLE_SHARE = 0.5  # of an object's pixels that later objects leave visible, at least
 TILT = 10  # degrees, at most
 SUPERSAMPLING = 4
 # Full chroma: small objects may differ from their background in hue more than in brightness.
@@ -37,22 +38,28 @@ OUTLINES = dict(  # (x, y) in a unit box around the origin, y downwards
 )
 
 
-def make_shapes(out_dir, num_train=2000, num_val=300, seed=0, size=(128, 192)):
+def make_shapes(
+    out_dir: str | Path,
+    num_train: int = 2000,
+    num_val: int = 300,
+    seed: int = 0,
+    size: Sequence[int] = (128, 192),
+) -> bool:
     """Writes the data set in COCO 2017's layout, or leaves a complete one of the same parameters as it is.
 
     Args:
-        out_dir (str | Path): Folder to fill: new, empty, or with a shapes data set, which is then replaced.
-        num_train (int): Number of training images. Default 2000.
-        num_val (int): Number of validation images. Default 300.
-        seed (int): An image depends on the seed, its split and its index alone. Default 0.
-        size (tuple[int, int]): Smallest and largest side of an image in px. Default (128, 192).
+        out_dir: Folder to fill: new, empty, or with a shapes data set, which is then replaced.
+        num_train: Number of training images.
+        num_val: Number of validation images.
+        seed: An image depends on the seed, its split and its index alone.
+        size: Smallest and largest side of an image in px.
 
     Returns:
-        bool: Whether it was made (True) or already there (False).
+        Whether the data set was made; False if it was there already.
 
     Raises:
-        UserError: A number is out of range.
-        DataError: `out_dir` is a file, or holds something else.
+        UserError: If a number is out of range.
+        DataError: If `out_dir` is a file, or holds something else.
     """
     out_dir, size = Path(out_dir), [int(side) for side in size]
     if num_train < 1 or num_val < 1 or seed < 0:
@@ -74,16 +81,16 @@ def make_shapes(out_dir, num_train=2000, num_val=300, seed=0, size=(128, 192)):
     return True
 
 
-def make_image(rng, size):
+def make_image(rng: np.random.Generator, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Draws one image.
 
     Args:
-        rng (numpy.random.Generator): Source of everything in the image.
-        size (tuple[int, int]): Smallest and largest side in px.
+        rng: Source of everything in the image.
+        size: Smallest and largest side in px.
 
     Returns:
-        tuple: The image (h, w, 3), uint8, BGR; the object seen at each pixel (h, w), uint8 (0: none, k: the
-        k-th); the objects' classes, a list of indices into `CLASSES`.
+        The image, (h, w, 3), uint8, BGR; the object visible at each pixel, (h, w), uint8 (0: none, k: the k-th); the
+        objects' classes, as indices into `CLASSES`.
     """
     height, width = rng.integers(size[0], size[1], 2, endpoint=True)
     image, colours = _background(rng, height, width)
@@ -100,7 +107,7 @@ def make_image(rng, size):
         touched = {len(labels) + 1, *owner[window][mask].tolist()} - {0}
         drawn_areas = areas + [mask.sum()]
         if not all(_recognisable(drawn == k, drawn_areas[k - 1]) for k in touched):
-            continue  # rather than leave pixels in the image that no annotation speaks of
+            continue  # rather than leave pixels of objects without an annotation
         colour = _contrasting(rng, colours)
         image[window] += coverage[..., None] * (colour - image[window])
         owner, areas = drawn, drawn_areas
@@ -110,7 +117,7 @@ def make_image(rng, size):
     return cv2.add(image, cv2.merge([noise] * 3), dtype=cv2.CV_8U), owner, labels
 
 
-def _background(rng, height, width):
+def _background(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, list[np.ndarray]]:
     """Returns a texture (h, w, 3), float32, and the two near colours it runs between."""
     first, step = rng.uniform(20, 235, 3), rng.uniform(-45, 45, 3)
     angle = rng.uniform(0, np.pi)
@@ -128,7 +135,9 @@ def _background(rng, height, width):
     return cv2.transform(blend, np.stack([step, first], 1)), [first, first + step]
 
 
-def _shape(rng, name, extent, height, width):
+def _shape(
+    rng: np.random.Generator, name: str, extent: float, height: int, width: int
+) -> tuple[tuple[slice, slice], np.ndarray]:
     """Returns a window at a random place, and how much of each pixel in it a tilted shape covers, 0 to 1."""
     points = OUTLINES[name] @ cv2.getRotationMatrix2D((0, 0), rng.uniform(-TILT, TILT), 1)[:, :2]
     points *= extent / np.ptp(points, 0).min()
@@ -143,26 +152,26 @@ def _shape(rng, name, extent, height, width):
     return np.s_[top:bottom, left:right], coverage.astype(np.float32) / 255
 
 
-def _recognisable(visible, area):
-    """Whether enough of an object of `area` pixels is left in sight."""
+def _recognisable(visible: np.ndarray, area: int) -> bool:
+    """Returns whether enough of an object of `area` pixels is visible."""
     _, _, width, height = cv2.boundingRect(visible.view(np.uint8))
     return min(width, height) >= SMALLEST and np.count_nonzero(visible) >= VISIBLE_SHARE * area
 
 
-def _contrasting(rng, colours):
+def _contrasting(rng: np.random.Generator, colours: list[np.ndarray]) -> np.ndarray:
     """Returns the one of 12 random colours whose nearest among `colours` is furthest."""
     candidates = rng.random((12, 3), np.float32) * 255
     distances = np.linalg.norm(candidates[:, None] - np.array(colours), axis=-1)
     return candidates[distances.min(1).argmax()]
 
 
-def _paths(out_dir, split):
+def _paths(out_dir: Path, split: str) -> tuple[Path, Path, Path]:
     """Returns a split's image folder, label map folder and annotation file."""
     notes = out_dir / 'annotations'
     return out_dir / f'{split}2017', notes / f'semantic_{split}2017', notes / f'instances_{split}2017.json'
 
 
-def _refuse_foreign(out_dir):
+def _refuse_foreign(out_dir: Path) -> None:
     if out_dir.exists() and not out_dir.is_dir():
         raise DataError(f'{out_dir}: is a file; name a folder for the shapes data set')
     if out_dir.exists() and any(out_dir.iterdir()):
@@ -171,7 +180,7 @@ def _refuse_foreign(out_dir):
             raise DataError(f'{out_dir}: holds other files than a shapes data set; name a new folder')
 
 
-def _is_complete(out_dir, info):
+def _is_complete(out_dir: Path, info: dict) -> bool:
     start = json.dumps(dict(info=info))[:-1]
     for split in SPLITS:
         images, label_maps, instances = _paths(out_dir, split)
@@ -183,8 +192,8 @@ def _is_complete(out_dir, info):
     return True
 
 
-def _clear(out_dir):
-    """Leaves empty folders to fill, which even a run that is interrupted will know for its own."""
+def _clear(out_dir: Path) -> None:
+    """Empties the folders; even after an interruption they are recognized as a shapes data set."""
     (out_dir / 'annotations').mkdir(parents=True, exist_ok=True)
     _write_json(out_dir / SEMANTIC_CLASSES, LABEL_NAMES)
     for split in SPLITS:
@@ -195,7 +204,7 @@ def _clear(out_dir):
             old.unlink(missing_ok=True)
 
 
-def _write_images(out_dir, split, info):
+def _write_images(out_dir: Path, split: str, info: dict) -> dict:
     """Writes a split's images and label maps, and returns its annotations as COCO has them."""
     image_dir, label_dir, _ = _paths(out_dir, split)
     images, annotations = [], []
@@ -230,7 +239,7 @@ def _write_images(out_dir, split, info):
     return dict(info=info, licenses=licenses, images=images, annotations=annotations, categories=categories)
 
 
-def _write_json(path, content):
+def _write_json(path: Path, content: object) -> None:
     part = path.with_suffix('.part')
     part.write_text(json.dumps(content))
     os.replace(part, path)

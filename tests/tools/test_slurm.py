@@ -133,5 +133,5 @@ def test_two_tasks_without_a_gpu(shapes, tmp_path):
 def test_slurm_without_srun(tmp_path, monkeypatch):
     for name in ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST'):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ConfigError, match='--launcher slurm needs SLURM_PROCID, which srun sets'):
+    with pytest.raises(ConfigError, match='--launcher slurm: SLURM_PROCID, which srun sets, is missing'):
         FocalRunner(model=None, work_dir=tmp_path, launcher='slurm')

@@ -33,6 +33,12 @@ PATHS = (
     'with_cp',
     '_scope_',
 )
+# Types that configs named before, or name in MMDetection's and MMSegmentation's configs, and that compute the same.
+SAME = {
+    'EpochBasedTrainLoop': 'ResumableEpochLoop',
+    'IterBasedTrainLoop': 'ResumableIterLoop',
+    'DIIHead': 'StableDIIHead',
+}
 IMAGES = {'COCO val2017': 5000, 'ADE20K val': 2000}
 
 
@@ -80,7 +86,7 @@ def differences(theirs: Any, ours: Any, key: str) -> Iterator[str]:
     elif isinstance(theirs, (list, tuple)) and isinstance(ours, (list, tuple)) and len(theirs) == len(ours):
         for i, (one, other) in enumerate(zip(theirs, ours)):
             yield from differences(one, other, f'{key}.{i}')
-    elif as_text(theirs) != as_text(ours):
+    elif as_text(SAME.get(theirs, theirs) if isinstance(theirs, str) else theirs) != as_text(ours):
         yield key
 
 

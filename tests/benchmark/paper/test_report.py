@@ -68,7 +68,11 @@ def test_ours_beside_the_papers(tmp_path, monkeypatch):
         tmp_path,
         'atss_swin_tiny_3x',
         47.5,
-        options={'model.backbone.init_cfg': None, 'train_dataloader.num_workers': 7},
+        options={
+            'model.backbone.init_cfg': None,
+            'train_dataloader.num_workers': 7,
+            'train_cfg.type': 'EpochBasedTrainLoop',  # what configs named before
+        },
     )
     monkeypatch.delenv('COCO_ROOT')
     report = make_report(str(tmp_path), CONFIGS)

@@ -189,6 +189,14 @@ def test_linked_and_hidden_files_are_there(config, tmp_path):
     assert len(LabelMapDataset(**config, ann_file='split.txt')) == 3
 
 
+def test_hidden_folders_are_not_read(config, tmp_path):
+    for name in ('images/.ipynb_checkpoints/a-checkpoint.jpg', 'masks/.hidden/more/x.png'):
+        (tmp_path / name).parent.mkdir(parents=True)
+        shutil.copy(tmp_path / 'images/a.jpg', tmp_path / name)
+    dataset = LabelMapDataset(**config)
+    assert len(dataset) == 3 and dataset.find_issues()[0] == []
+
+
 def test_folders_are_listed_once(config, tmp_path, monkeypatch):
     for i in range(50):
         for source in ('images/a.jpg', 'masks/a.png'):

@@ -9,7 +9,7 @@ import numpy as np
 from mmengine.logging import print_log
 
 from mmfocal.datasets.validation.files import is_local, read_image_size
-from mmfocal.datasets.validation.images import wrong_size_message
+from mmfocal.datasets.validation.images import FLOATS, has_float_values, wrong_size_message
 from mmfocal.datasets.validation.issues import Issue, errors_of, group_by_kind, summarize
 from mmfocal.errors import ConfigError, DataError, MissingFileError, UserError
 
@@ -128,6 +128,8 @@ def _check_decodable(path: str, image_id: Any, recorded: tuple) -> None:
     if not osp.exists(path):
         raise MissingFileError(f'{path}{named}: not found; fetch it again, or remove what names it')
     pixels = _decode(path)
+    if pixels is None and has_float_values(path):
+        raise DataError(f'{path}{named}: {FLOATS[1]}')
     if pixels is None:
         raise DataError(f'{path}{named}: not an image, or damaged; write it again, or remove it and its annotations')
     if None not in recorded and pixels.shape[:2] != recorded:

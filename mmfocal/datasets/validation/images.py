@@ -25,7 +25,7 @@ MODES = {
     'RGBA': 'has transparency, which loading ignores, so hidden colours show',
 }
 
-FLOATS = 'floating point', 'has floating-point values, which loading cuts to 0–255; convert it to 8 bits'
+FLOATS = 'floating point', 'has floating-point values, which OpenCV does not load as colours; convert it to 8 bits'
 DARK = 1 << 13  # of 16 bits: an image with lower values only is loaded with at most 31 of 255
 
 
@@ -50,15 +50,15 @@ def find_image_issues(path: str, image_id: Any = None, recorded: tuple[int, int]
             with open(path, 'rb') as file:
                 pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
     except Unreadable as error:
-        if _has_floats(path):  # which OpenCV reads, and Pillow only in grey
-            add(*FLOATS, 'warning')
-        else:
+        if not has_float_values(path):  # which Pillow reads only in grey
             add(*error.args)
+            return issues
+        add(*FLOATS)
         return issues
     except cv2.error:
         pixels = None
-    if pixels is None and _has_floats(path):
-        add('floating point', 'has floating-point values, which OpenCV does not load as colours; convert it to 8 bits')
+    if pixels is None and has_float_values(path):
+        add(*FLOATS)
         return issues
     if pixels is None:
         add('not an image', 'cannot be decoded by OpenCV, which training loads with; write it again as JPEG or PNG')
@@ -76,8 +76,6 @@ def find_image_issues(path: str, image_id: Any = None, recorded: tuple[int, int]
         )
     if image.mode in MODES:
         add('CMYK' if image.mode == 'CMYK' else 'not RGB', MODES[image.mode], 'warning')
-    elif image.mode.startswith('F'):
-        add(*FLOATS, 'warning')
     if _bits_per_channel(path, image) > 8:
         add('16-bit', _describe_depth(path), 'warning')
     return issues
@@ -186,7 +184,8 @@ def _describe_depth(path: str) -> str:
     return f'{what}; convert it to 8 bits'
 
 
-def _has_floats(path: str) -> bool:
+def has_float_values(path: str) -> bool:
+    """Returns whether an image file has floating-point values."""
     values = _read_unchanged(path)
     return values is not None and values.dtype.kind == 'f'
 

@@ -134,7 +134,8 @@ def test_16_bits(tmp_path, pixels, suffix, channels):
 def test_floats(tmp_path, pixels, channels):
     path = str(tmp_path / 'a.tif')
     cv2.imwrite(path, pixels[..., :channels].squeeze().astype(np.float32) / 255)
-    assert told(find_image_issues(path, 7, SIZE)) == [('warning' if channels == 3 else 'error', 'floating point')]
+    assert told(find_image_issues(path, 7, SIZE)) == [('error', 'floating point')]
+    assert cv2.imread(path, cv2.IMREAD_COLOR) is None, 'training would stop'
 
 
 def test_a_link_to_nowhere(tmp_path):

@@ -1,9 +1,9 @@
 """Fuzzes the data sets: mutates annotation files, images and label maps, and loads each as training does.
 
-Each mutation is loaded with both policies, bad_data='stop' and 'skip'. It may load, if the samples are valid, or raise a
-UserError of one line; anything else is a bug and is printed with the number that reproduces it (--only NUMBER). A process
-that dies, or does not report for 20 seconds, is a bug too, and so is an error that stops training but that
-check_dataset.py does not list.
+Each mutation is loaded with both policies, bad_data='stop' and 'skip'. It may load, if the samples are valid, or
+raise a UserError of one line; anything else is a bug and is printed with the number that reproduces it (--only
+NUMBER). A process that dies, or does not report for 20 seconds, is a bug too, and so is an error that stops training
+but that check_dataset.py does not list.
 """
 
 import argparse

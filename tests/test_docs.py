@@ -6,8 +6,10 @@ import shlex
 from pathlib import Path
 
 import pytest
+from mmdet.registry import MODELS as DET_MODELS
 from mmengine.config import Config
 
+import mmfocal.registration  # noqa: F401
 from mmfocal import cli
 from mmfocal.engine.config_paths import find_config, register_config_prefix
 
@@ -122,9 +124,17 @@ def test_configs_load(tmp_path, monkeypatch):
             file = tmp_path / f'site{len(configs)}.py'
             file.write_text(block)
             configs.append(Config.fromfile(file))
-    detection, segmentation, overfit = configs
+    detection, segmentation, infrared, overfit = configs
     assert detection.model.bbox_head.num_classes == len(detection.train_dataloader.dataset.metainfo.classes) == 3
     assert detection.val_evaluator.ann_file == 'data/site/val.json'
+    for loader in (infrared.train_dataloader, infrared.val_dataloader, infrared.test_dataloader):
+        first, *others = loader.dataset.pipeline
+        assert (
+            first.color_type == 'unchanged' and others[0].type != 'LoadImageFromFile' and others[-1].type[:4] == 'Pack'
+        )
+    preprocessor = infrared.model.data_preprocessor
+    assert preprocessor.bgr_to_rgb and preprocessor.type in DET_MODELS
+    assert len(preprocessor.mean) == len(preprocessor.std) == infrared.model.backbone.in_channels == 4
     for cfg in (segmentation, overfit):
         assert cfg.train_dataloader.dataset.type == 'LabelMapDataset'
         assert cfg.model.decode_head.num_classes == len(cfg.test_dataloader.dataset.metainfo.classes) == 4

@@ -67,6 +67,7 @@ COMMANDS = {
             'format': Command('a checkpoint between .pth and .safetensors', 'mmfocal.cli.convert_format'),
         },
     ),
+    'publish': Command('strip a training checkpoint to its weights, for others to use', 'mmfocal.cli.publish'),
     'make-shapes': Command('make the shapes data set, in the layout of COCO 2017', 'mmfocal.cli.make_shapes'),
     'demo': Command('train a small detector on shapes in minutes, on a CPU', 'mmfocal.cli.demo'),
 }

@@ -24,14 +24,9 @@ def main(args: argparse.Namespace) -> None:
         CheckpointError: If the checkpoint cannot be read, or holds no state dict.
     """
     from mmfocal.weights import load_checkpoint
-    from mmfocal.weights.backbone import find_state_dict
-    from mmfocal.weights.writing import check_destination, write_weights
+    from mmfocal.weights.writing import check_destination, extract_weights, write_weights
 
     check_destination(args.dst)
-    checkpoint = load_checkpoint(args.src)
-    state_dict = find_state_dict(checkpoint, args.src)
-    before = checkpoint.get('meta')
-    kept = ('architecture', 'source', 'conversion', 'dataset_meta')
-    meta = {key: before[key] for key in kept if key in before} if isinstance(before, dict) else {}
+    state_dict, meta = extract_weights(load_checkpoint(args.src), args.src)
     write_weights(args.dst, state_dict, dict(source=str(args.src)) | meta)
     print(f'{args.dst}: {len(state_dict)} tensors')

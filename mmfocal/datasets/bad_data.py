@@ -66,6 +66,12 @@ class StopOrSkip:
         """Whether bad data is left out."""
         return self.bad_data == 'skip' and not self.test_mode
 
+    @property
+    def color_type(self) -> str:
+        """`color_type` of the pipeline's `LoadImageFromFile`."""
+        types = (getattr(transform, 'color_type', None) for transform in self.pipeline.transforms)
+        return next(filter(None, types), 'color')
+
     def prepare_data(self, idx: int) -> Any:
         """Loads a sample as MMEngine does; if that fails because of a file, the error names the file."""
         data_info = self.get_data_info(idx)

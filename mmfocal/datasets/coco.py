@@ -120,6 +120,7 @@ class CheckedCocoDataset(StopOrSkip, CocoDataset):
                 osp.join(self.data_prefix['img'] or '', image['file_name']),
                 image['id'],
                 (image['height'], image['width']),
+                self.color_type,
             )
             for image in annotations['images']
         ]

@@ -133,7 +133,7 @@ class CheckedLabelMaps(StopOrSkip):
         checks = []
         for data_info in data_list:
             path, label_path = data_info['img_path'], data_info.get('seg_map_path')
-            checks.append(partial(find_image_issues, path))
+            checks.append(partial(find_image_issues, path, color_type=self.color_type))
             if label_path:
                 num_classes = len(self.label_map or ()) or data_info['num_classes']
                 first, ignore_index = int(data_info['reduce_zero_label']), data_info['ignore_index']

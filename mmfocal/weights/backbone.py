@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from mmfocal.errors import CheckpointError, ConfigError
 from mmfocal.weights.loading import load_checkpoint
 from mmfocal.weights.released import FIRST_TABLE, convert_paddle_layout, convert_released, is_paddle_layout
+from mmfocal.weights.stem import expand_stem
 from mmfocal.weights.swin import convert_swin, find_scheme, join_query_key_value, start_from_swin
 from mmfocal.weights.tables import resize
 
+STEM = 'patch_embed.proj.weight'
 OUR_KEY = 'stages.0.blocks.0.attn.window_bias_table'
 # where training codes keep parameters; PaddleViT and timm prefer the moving average too
 _KEYS = ('model_ema', 'model', 'state_dict')
@@ -46,7 +48,8 @@ def load_backbone_weights(
     """Loads a checkpoint into a backbone and logs what was done.
 
     The file is a released Focal checkpoint, in PyTorch's or Paddle's form, one of ours (a backbone's or a detector's),
-    or a Swin Transformer's. The output norms, and stage 4's neighbour table, stay as initialised where missing.
+    or a Swin Transformer's. The output norms, and stage 4's neighbour table, stay as initialised where missing. A
+    stem of three channels is fitted to one or to more than three, as in `expand_stem`.
 
     Args:
         backbone: A `FocalTransformer`.
@@ -65,6 +68,7 @@ def load_backbone_weights(
     state_dict, target = loaded.state_dict, backbone.state_dict()
     ignored = loaded.ignored + [name for name in state_dict if name not in target and _OUTPUT_NORM.match(name)]
     state_dict = {name: value for name, value in state_dict.items() if name in target or not _OUTPUT_NORM.match(name)}
+    stem = expand_stem(state_dict, target, STEM)
     resized = _interpolate(state_dict, target) if interpolate else []
     started: list[str] = []
     if loaded.origin == 'swin':
@@ -78,6 +82,8 @@ def load_backbone_weights(
 
     backbone.load_state_dict(state_dict, strict=False)
     print_log(f'Loaded {len(state_dict) - len(started)} tensors of {loaded.kind} from {path}', 'current')
+    if stem:
+        print_log(f'  {stem}', 'current')
     for what, names in (
         ('interpolated from another window size', resized),
         (
@@ -199,7 +205,7 @@ def _check_shapes(state_dict: Mapping[str, Tensor], target: Mapping[str, Tensor]
         if name in state_dict and state_dict[name].shape != value.shape:
             found, wanted = tuple(state_dict[name].shape), tuple(value.shape)
             advice = ''
-            if name == 'patch_embed.proj.weight' and found[:2] == wanted[:2]:
+            if name == STEM and found[:2] == wanted[:2]:
                 file, model = (side != 4 for side in (found[2], wanted[2]))
                 advice = f'; the file has conv_embed={file}, the model conv_embed={model}: set conv_embed={file}'
             elif '.downsample.norm.' in name and found[0] != wanted[0]:

@@ -10,7 +10,6 @@ import safetensors.torch
 from torch import Tensor
 
 from mmfocal.errors import CheckpointError
-from mmfocal.files import write_atomically
 
 MAX_HEADER = 100_000_000  # the library's own limit, in bytes
 
@@ -42,21 +41,16 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
     return dict(state_dict=state_dict, meta=meta)
 
 
-def write_safetensors(path: str | Path, state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Writes tensors and metadata, completely or not at all.
+def encode_safetensors(state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
+    """Returns the content of a file with tensors and metadata.
 
     Args:
-        path: The file.
         state_dict: Names and tensors.
-        meta: `architecture`, `source`, `conversion` and others: texts, and `dataset_meta`, classes and
-            their palette.
-
-    Raises:
-        SavingError: If the file cannot be written.
+        meta: `architecture`, `source`, `conversion` and others: texts, and `dataset_meta`, classes and their palette.
     """
     texts = {
         key: value if isinstance(value, str) else json.dumps(value, default=lambda array: array.tolist())
         for key, value in meta.items()
     }
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
-    write_atomically(path, safetensors.torch.save(tensors, dict(format='pt', **texts)))
+    return safetensors.torch.save(tensors, dict(format='pt', **texts))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmfocal.errors import CheckpointError
 from mmfocal.weights.loading import load_checkpoint
+from mmfocal.weights.stem import expand_stem
 
 # Released names of a half block, `layerS.K.`, by ours.
 ATTENTION = {
@@ -43,6 +44,7 @@ def load_vision_longformer_weights(backbone: nn.Module, path: str) -> None:
     checkpoint = load_checkpoint(path)
     target = backbone.state_dict()
     state_dict, ignored = backbone_state_dict(checkpoint, path, target)
+    stem = expand_stem(state_dict, target, 'stages.0.embed.proj.weight')
     for name, value in target.items():
         if name not in state_dict:
             raise CheckpointError(f'{path}: does not fit this VisionLongformer: it lacks {name}')
@@ -56,6 +58,8 @@ def load_vision_longformer_weights(backbone: nn.Module, path: str) -> None:
         raise CheckpointError(f'{path}: does not fit this VisionLongformer: the model has no {surplus[0]}')
     backbone.load_state_dict({name: state_dict[name] for name in target})
     print_log(f'Loaded {len(target)} tensors of a Vision Longformer from {path}', 'current')
+    if stem:
+        print_log(f'  {stem}', 'current')
     if ignored:
         print_log(f'  ignored, not part of this backbone: {", ".join(ignored)}', 'current')
 

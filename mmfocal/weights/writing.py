@@ -1,5 +1,6 @@
 """Writing of weights, as torch's `.pth` or as safetensors, with what they are and where they come from."""
 
+import hashlib
 import io
 import os
 import re
@@ -12,9 +13,12 @@ from torch import Tensor
 
 from mmfocal.errors import ConfigError
 from mmfocal.files import write_atomically
-from mmfocal.weights.safetensors_file import write_safetensors
+from mmfocal.weights.backbone import find_state_dict
+from mmfocal.weights.safetensors_file import encode_safetensors
 
 FORMATS = ('.pth', '.safetensors')
+# what of a checkpoint's meta belongs to its weights; MMDetection 2 kept the last two
+_KEPT_META = ('architecture', 'source', 'conversion', 'dataset_meta', 'CLASSES', 'PALETTE')
 
 
 def check_destination(path: str | Path) -> None:
@@ -25,6 +29,15 @@ def check_destination(path: str | Path) -> None:
     """
     if os.path.exists(path):
         raise ConfigError(f'{path}: the file exists already; choose another name or remove it')
+    check_format(path)
+
+
+def check_format(path: str | Path) -> None:
+    """Checks that a file's name has a suffix of `FORMATS`.
+
+    Raises:
+        ConfigError: If it has not.
+    """
     if Path(path).suffix not in FORMATS:
         raise ConfigError(f'{path}: the name says no format; let it end with {" or ".join(FORMATS)}')
 
@@ -42,13 +55,75 @@ def write_weights(path: str | Path, state_dict: Mapping[str, Tensor], meta: Mapp
         SavingError: If it cannot be written.
     """
     check_destination(path)
-    if Path(path).suffix == '.safetensors':
-        write_safetensors(path, state_dict, meta)
-        return
+    write_atomically(path, _encode(Path(path).suffix, state_dict, meta))
+
+
+def publish_weights(path: str | Path, state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Path:
+    """Writes weights as `write_weights` does, with the beginning of their hash in the file's name.
+
+    `torch.hub.load_state_dict_from_url` compares the file with that hash if `check_hash=True`.
+
+    Args:
+        path: The file; the name that is written is `NAME-0123abcd.pth` for `NAME.pth`, with SHA-256's first 8 digits.
+        state_dict, meta: As of `write_weights`.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        ConfigError: If the file exists, or its name says no format.
+        SavingError: If it cannot be written.
+    """
+    path = Path(path)
+    content = _encode(path.suffix, state_dict, meta)
+    path = path.with_name(f'{path.stem}-{hashlib.sha256(content).hexdigest()[:8]}{path.suffix}')
+    check_destination(path)
+    write_atomically(path, content)
+    return path
+
+
+def extract_weights(checkpoint: Any, path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns what of a training checkpoint is for use: the weights, and from its meta the classes and the source.
+
+    Of moving averages these are the averages: MMEngine's `EMAHook` saves them under `state_dict`, and the last
+    iteration's weights under `ema_state_dict`.
+
+    Args:
+        checkpoint: Content of the file.
+        path: The file's name, for messages.
+
+    Returns:
+        The state dict, and the meta as plain Python values.
+
+    Raises:
+        CheckpointError: If there is no state dict.
+    """
+    state_dict = find_state_dict(checkpoint, path)
+    meta = checkpoint.get('meta')
+    if not isinstance(meta, dict):
+        return state_dict, {}
+    return state_dict, {key: _plain(meta[key]) for key in _KEPT_META if key in meta}
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value of meta without arrays and tensors, which `torch.load` with `weights_only` may refuse."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value] if isinstance(value, list) else tuple(map(_plain, value))
+    if value is None or isinstance(value, (str, bool, int, float)) and not hasattr(value, 'tolist'):
+        return value
+    return value.tolist() if hasattr(value, 'tolist') else str(value)
+
+
+def _encode(suffix: str, state_dict: Mapping[str, Tensor], meta: Mapping[str, Any]) -> bytes:
+    if suffix == '.safetensors':
+        return encode_safetensors(state_dict, meta)
     content = io.BytesIO()
     # a view would be saved with all of its storage
-    torch.save(dict(state_dict={name: value.clone() for name, value in state_dict.items()}, meta=dict(meta)), content)
-    write_atomically(path, content.getvalue())
+    weights = {name: value.detach().cpu().clone() for name, value in state_dict.items()}
+    torch.save(dict(state_dict=weights, meta=dict(meta)), content)
+    return content.getvalue()
 
 
 def find_arch(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -29,7 +29,9 @@ FLOATS = 'floating point', 'has floating-point values, which OpenCV does not loa
 DARK = 1 << 13  # of 16 bits: an image with lower values only is loaded with at most 31 of 255
 
 
-def find_image_issues(path: str, image_id: Any = None, recorded: tuple[int, int] | None = None) -> list[Issue]:
+def find_image_issues(
+    path: str, image_id: Any = None, recorded: tuple[int, int] | None = None, color_type: str = 'color'
+) -> list[Issue]:
     """Decodes an image and returns what is wrong with it.
 
     Pillow detects more damage than OpenCV, which MMCV loads with; both have to read the file.
@@ -38,8 +40,11 @@ def find_image_issues(path: str, image_id: Any = None, recorded: tuple[int, int]
         path: Local file.
         image_id: Its id in the annotation file.
         recorded: Height and width in px in the annotation file.
+        color_type: As of `LoadImageFromFile`; other types than `color` may load other modes and depths as they are.
     """
     issues = []
+    converts, unchanged = color_type == 'color', color_type == 'unchanged'
+    flag = cv2.IMREAD_UNCHANGED if unchanged else cv2.IMREAD_COLOR
 
     def add(kind: str, message: str, level: str = 'error') -> None:
         issues.append(Issue(kind, f'{path}: {message}', path, image_id, level=level))
@@ -48,8 +53,14 @@ def find_image_issues(path: str, image_id: Any = None, recorded: tuple[int, int]
         with DecoderMessages() as messages:
             image = _decode(path)
             with open(path, 'rb') as file:
-                pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
+                pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), flag)
     except Unreadable as error:
+        values = _read_unchanged(path) if unchanged and error.args[0] == 'not an image' else None
+        if values is not None:  # more bands than Pillow reads
+            if recorded is not None and values.shape[:2] != tuple(recorded):
+                message = wrong_size_message(path, image_id, tuple(recorded), values.shape[:2])
+                issues.append(Issue('wrong size', message, path, image_id))
+            return issues
         if not has_float_values(path):  # which Pillow reads only in grey
             add(*error.args)
             return issues
@@ -69,14 +80,15 @@ def find_image_issues(path: str, image_id: Any = None, recorded: tuple[int, int]
         message = wrong_size_message(path, image_id, tuple(recorded), pixels.shape[:2])
         issues.append(Issue('wrong size', message, path, image_id))
     elif image.getexif().get(ORIENTATION, 1) not in (0, 1):
+        does, which = ('does not apply', 'stored') if unchanged else ('applies', 'rotated')
         add(
             'EXIF rotation',
-            'is rotated by its EXIF tag, which loading applies; check that its annotations fit the rotated image',
+            f'is rotated by its EXIF tag, which loading {does}; check that its annotations fit the {which} image',
             'warning',
         )
-    if image.mode in MODES:
+    if converts and image.mode in MODES:
         add('CMYK' if image.mode == 'CMYK' else 'not RGB', MODES[image.mode], 'warning')
-    if _bits_per_channel(path, image) > 8:
+    if not unchanged and _bits_per_channel(path, image) > 8:
         add('16-bit', _describe_depth(path), 'warning')
     return issues
 
@@ -138,7 +150,8 @@ def wrong_size_message(path: str, image_id: Any, recorded: tuple[int, int], load
     """
     why = ''
     if tuple(loaded) == tuple(recorded)[::-1] and _swaps_sides(path):
-        why = ' (rotated by its EXIF tag, which loading applies)'
+        does = 'does not apply' if read_image_size(path) == tuple(loaded) else 'applies'
+        why = f' (rotated by its EXIF tag, which loading {does})'
     return (
         f'{path}: {loaded[1]} x {loaded[0]} px{why}, but its annotation file records {recorded[1]} x {recorded[0]} px '
         f'for image {image_id!r}; correct the size and the annotations there, or the image'

@@ -33,6 +33,10 @@ def test_a_sound_image(tmp_path, pixels, suffix):
     cv2.imwrite(path, pixels)
     assert find_image_issues(path, 7, SIZE) == []
     assert read_image_size(path) == SIZE
+    (issue,) = find_image_issues(path, 7, SIZE, 'unchanged')
+    assert issue.level == 'warning' and 'which loading does not apply' in issue.message
+    (issue,) = find_image_issues(path, 7, SIZE[::-1], 'unchanged')
+    assert issue.kind == 'wrong size' and '(rotated by its EXIF tag, which loading does not apply)' in issue.message
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
@@ -113,6 +117,7 @@ def test_other_colours_are_warnings(tmp_path, pixels, mode, suffix, kind):
     else:
         Image.fromarray(pixels).convert(mode).save(path)
     assert told(find_image_issues(path, 7, SIZE)) == [('warning', kind)]
+    assert told(find_image_issues(path, 7, SIZE, 'unchanged')) == []
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.tif'])
@@ -136,6 +141,8 @@ def test_floats(tmp_path, pixels, channels):
     cv2.imwrite(path, pixels[..., :channels].squeeze().astype(np.float32) / 255)
     assert told(find_image_issues(path, 7, SIZE)) == [('error', 'floating point')]
     assert cv2.imread(path, cv2.IMREAD_COLOR) is None, 'training would stop'
+    assert told(find_image_issues(path, 7, SIZE, 'unchanged')) == []
+    assert told(find_image_issues(path, 7, (24, 41), 'unchanged')) == [('error', 'wrong size')]
 
 
 def test_a_link_to_nowhere(tmp_path):

@@ -86,7 +86,7 @@ def find_image_issues(
             f'is rotated by its EXIF tag, which loading {does}; check that its annotations fit the {which} image',
             'warning',
         )
-    if converts and image.mode in MODES:
+    if image.mode in MODES and (converts or image.mode == 'CMYK'):
         add('CMYK' if image.mode == 'CMYK' else 'not RGB', MODES[image.mode], 'warning')
     if not unchanged and _bits_per_channel(path, image) > 8:
         add('16-bit', _describe_depth(path), 'warning')

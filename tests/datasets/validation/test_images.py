@@ -33,10 +33,6 @@ def test_a_sound_image(tmp_path, pixels, suffix):
     cv2.imwrite(path, pixels)
     assert find_image_issues(path, 7, SIZE) == []
     assert read_image_size(path) == SIZE
-    (issue,) = find_image_issues(path, 7, SIZE, 'unchanged')
-    assert issue.level == 'warning' and 'which loading does not apply' in issue.message
-    (issue,) = find_image_issues(path, 7, SIZE[::-1], 'unchanged')
-    assert issue.kind == 'wrong size' and '(rotated by its EXIF tag, which loading does not apply)' in issue.message
 
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png'])
@@ -95,6 +91,10 @@ def test_exif_rotation(tmp_path, pixels):
     assert told(issues) == [('error', 'wrong size')] and 'rotated by its EXIF tag' in issues[0].message
     assert told(find_image_issues(path, 7, SIZE[::-1])) == [('warning', 'EXIF rotation')]
     assert read_image_size(path) == SIZE
+    (issue,) = find_image_issues(path, 7, SIZE, 'unchanged')
+    assert issue.level == 'warning' and 'which loading does not apply' in issue.message
+    (issue,) = find_image_issues(path, 7, SIZE[::-1], 'unchanged')
+    assert issue.kind == 'wrong size' and '(rotated by its EXIF tag, which loading does not apply)' in issue.message
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_other_colours_are_warnings(tmp_path, pixels, mode, suffix, kind):
     else:
         Image.fromarray(pixels).convert(mode).save(path)
     assert told(find_image_issues(path, 7, SIZE)) == [('warning', kind)]
-    assert told(find_image_issues(path, 7, SIZE, 'unchanged')) == []
+    assert bool(find_image_issues(path, 7, SIZE, 'unchanged')) == (mode == 'CMYK')
 
 
 @pytest.mark.parametrize('suffix', ['.png', '.tif'])

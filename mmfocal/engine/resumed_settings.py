@@ -1,6 +1,5 @@
 """Resuming with other settings than the checkpoint's: they count as used from the start, or are refused."""
 
-import ast
 import copy
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.runner import Runner
 
+from mmfocal.engine.config_text import literal_settings
 from mmfocal.errors import CheckpointError, ConfigError
 from mmfocal.text import join_some
 
@@ -184,7 +184,10 @@ def _short(value: Any) -> str:
 
 def _config_differences(old: str, new: str) -> Iterator[str]:
     """Yields settings in which two config texts differ, except those that are compared by their effect."""
-    one, other = (_flat(_literals(text)) for text in (old, new))
+    try:
+        one, other = (_flat(literal_settings(text)) for text in (old, new))
+    except SyntaxError:
+        return
     for name in sorted(one.keys() | other.keys()) if one and other else ():
         if one.get(name) != other.get(name) and name.partition('.')[0] not in RUN and not name.startswith(COVERED):
             yield f'{name}: {_short(one.get(name))} -> {_short(other.get(name))}'
@@ -197,29 +200,3 @@ def _flat(node: Any, name: str = '') -> dict[str, Any]:
     pairs = node.items() if isinstance(node, dict) else enumerate(node)
     prefix = f'{name}.' if name else ''
     return {inner: value for key, child in pairs for inner, value in _flat(child, f'{prefix}{key}').items()}
-
-
-def _literals(source: str) -> dict[str, Any]:
-    """Returns the assignments of a config's text whose values are literals; nothing of it is executed."""
-    settings = {}
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError:
-        return {}
-    for node in statements:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            try:
-                settings[node.targets[0].id] = _literal(node.value)
-            except ValueError:  # an expression
-                continue
-    return settings
-
-
-def _literal(node: ast.AST) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
-        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords if keyword.arg}
-    if isinstance(node, ast.Dict):
-        return {ast.literal_eval(key): _literal(value) for key, value in zip(node.keys, node.values) if key}
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_literal(item) for item in node.elts]
-    return ast.literal_eval(node)

@@ -1,29 +1,6 @@
-runner_type = 'FocalRunner'
+_base_ = 'default.py'
+
 default_scope = 'mmdet'
-custom_imports = dict(imports=['mmfocal.registration'], allow_failed_imports=False)
-
-default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(
-        type='SafeCheckpointHook',
-        interval=1,
-        resume_interval=1000,
-        max_keep_ckpts=3,
-        save_best='coco/bbox_mAP',
-        rule='greater',
-    ),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='PicturesHook'),
-    host_memory=dict(type='HostMemoryHook'),
-    divergence=dict(type='DivergenceHook'),
-    bad_data=dict(type='BadDataHook'),
-    check_classes=dict(type='CheckClassesHook'),
-    check_metrics=dict(type='CheckMetricsHook'),
-)
-
-env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
+default_hooks = dict(checkpoint=dict(interval=1, save_best='coco/bbox_mAP'))
 visualizer = dict(type='DetLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
-log_level = 'INFO'

@@ -1,30 +1,8 @@
-runner_type = 'FocalRunner'
+_base_ = 'default.py'
+
 default_scope = 'mmseg'
-custom_imports = dict(imports=['mmfocal.registration'], allow_failed_imports=False)
-
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(
-        type='SafeCheckpointHook',
-        by_epoch=False,
-        interval=8000,
-        resume_interval=1000,
-        max_keep_ckpts=3,
-        save_best='mIoU',
-        rule='greater',
-    ),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='PicturesHook'),
-    host_memory=dict(type='HostMemoryHook'),
-    divergence=dict(type='DivergenceHook'),
-    bad_data=dict(type='BadDataHook'),
-    check_classes=dict(type='CheckClassesHook'),
-    check_metrics=dict(type='CheckMetricsHook'),
+    logger=dict(log_metric_by_epoch=False), checkpoint=dict(by_epoch=False, interval=8000, save_best='mIoU')
 )
-
-env_cfg = dict(mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0))
 visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=False)
-log_level = 'INFO'

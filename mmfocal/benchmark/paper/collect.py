@@ -1,7 +1,6 @@
 """Collects the results of trainings from their work directories: from text files only, of which nothing is run."""
 
 import argparse
-import ast
 import json
 import math
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfocal.benchmark.text_table import format_table
+from mmfocal.engine.config_text import literal_settings
 from mmfocal.errors import MissingFileError
 
 RECORD = 'benchmark.json'  # a cell's, written by `run`; with `metrics` once the cell is finished
@@ -315,38 +315,10 @@ def read_config_dump(work_dir: Path, folders: list[Path], notes: list[str]) -> t
         try:
             if path.stat().st_size > LARGEST_CONFIG:
                 raise ValueError
-            return literals(path.read_text()), name
+            return literal_settings(path.read_text()), name
         except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
             notes.append(f'{path}: is not a config as MMEngine writes them; skipped')
     return {}, name
-
-
-def literals(source: str) -> dict:
-    """Returns the assignments in Python source whose values are literals or `dict(…)` of them, without running it.
-
-    Raises:
-        SyntaxError: If the source is not Python.
-        ValueError: If it contains null bytes.
-    """
-    settings = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            try:
-                settings[node.targets[0].id] = literal(node.value)
-            except ValueError:  # an expression
-                continue
-    return settings
-
-
-def literal(node: ast.AST) -> Any:
-    """Evaluates a literal; raises ValueError if it is an expression."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
-        return {keyword.arg: literal(keyword.value) for keyword in node.keywords if keyword.arg}
-    if isinstance(node, ast.Dict):
-        return {ast.literal_eval(key): literal(value) for key, value in zip(node.keys, node.values) if key}
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [literal(item) for item in node.elts]
-    return ast.literal_eval(node)
 
 
 def inner(cfg: dict, key: str) -> dict:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mmfocal.benchmark.paper import collect as module
-from mmfocal.benchmark.paper.collect import collect, literals
+from mmfocal.benchmark.paper.collect import collect
+from mmfocal.engine.config_text import literal_settings
 from mmfocal.errors import MissingFileError
 
 LOG = """2026/01/01 00:00:00 - mmengine - INFO -
@@ -193,7 +194,7 @@ def test_hostile_files(tmp_path, monkeypatch):
 
 
 def test_config_dumps_are_not_executed():
-    settings = literals(
+    settings = literal_settings(
         'a = dict(b=[1, (2, -3.5)], c={"d": None})\n'
         'e = dict(f=print(1))\ng = open("x")\nh = dict(*a)\nimport os\ni: int = 1'
     )

@@ -11,7 +11,9 @@ RUN = "$(VENV)/bin/python"
 onedl_DIFFERS = --deselect 'tests/configs/test_configs.py::test_builds_with_as_many_parameters_as_the_paper_has[dino_' \
 	--deselect 'tests/configs/test_segmentation_recipes.py::test_swin_and_resnet_are_mmsegmentations[upernet_swin_'
 PYTEST = $(RUN) -m pytest -q $($(STACK)_DIFFERS) $(PYTEST_OPTIONS)
-NUMERICAL = tests/ops tests/models tests/weights -m 'not slow and not configs'
+# Triton's interpreter computes with NumPy, and untrusted files are never computed with.
+NUMERICAL = tests/ops tests/models tests/weights -m 'not slow and not configs' \
+	--ignore=tests/ops/focal_attention/test_triton.py --ignore=tests/weights/test_untrusted_files.py
 
 help:
 	@echo 'make demo         train a small detector on generated shapes, about 10 minutes on 2 cores [SEED=NUMBER]'

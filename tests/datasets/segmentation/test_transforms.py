@@ -53,7 +53,7 @@ def grey(*values, dtype=np.uint8):
         (grey(0, 255, 0, 255).convert('1'), dict()),
         (grey(0, 1, 4, 2).convert('P'), dict()),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, 'mode', str(value)),
 )
 def test_it_loads_what_mmsegmentations_does(load, image, info):
     expected, ours = load(image, LoadAnnotations(), **info), load(image, LoadCheckedAnnotations(), **info)

@@ -3,6 +3,8 @@ import os
 
 import pytest
 import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
 
 if not torch.cuda.is_available():  # then Triton's kernels run in its interpreter; it looks when it is imported
     os.environ.setdefault('TRITON_INTERPRET', '1')
@@ -11,6 +13,13 @@ from mmfocal.datasets.shapes import make_shapes
 from mmfocal.ops import mmcv_ops
 
 mmcv_ops.install()  # test modules import MMDetection before mmfocal.registration
+
+
+@pytest.fixture(autouse=True, scope='module')
+def fresh_globals():
+    """What MMEngine keeps per process is that of one test module, whichever modules ran before it."""
+    for kind in (DefaultScope, MMLogger, MessageHub):
+        kind._instance_dict.clear()
 
 
 @pytest.fixture(autouse=True)

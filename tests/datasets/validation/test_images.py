@@ -140,8 +140,8 @@ def test_floats(tmp_path, pixels, channels):
     path = str(tmp_path / 'a.tif')
     cv2.imwrite(path, pixels[..., :channels].squeeze().astype(np.float32) / 255)
     assert told(find_image_issues(path, 7, SIZE)) == [('error', 'floating point')]
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
-    assert image is None or image.max() <= 1, 'OpenCV 5 refuses it, OpenCV 4 loads it black'
+    if int(cv2.__version__.split('.')[0]) >= 5:  # OpenCV 4 warns that it cannot handle the samples, and returns some
+        assert cv2.imread(path, cv2.IMREAD_COLOR) is None, 'training would stop'
     assert told(find_image_issues(path, 7, SIZE, 'unchanged')) == []
     assert told(find_image_issues(path, 7, (24, 41), 'unchanged')) == [('error', 'wrong size')]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmfocal.errors import ConfigError
 from mmfocal.models.focal_attention import FocalAttention
 from mmfocal.models.mlp import Mlp
-from mmfocal.models.pretrained import PretrainedBackbone
+from mmfocal.models.pretrained import PretrainedBackbone, check_choice, parse_out_indices
 from mmfocal.ops.focal_attention import BACKENDS, Layout
 from mmfocal.weights.backbone import load_backbone_weights
 
@@ -98,13 +98,13 @@ class FocalTransformer(PretrainedBackbone):
         super().__init__(init_cfg)
         embed_dims, depths, num_heads = _parse_arch(arch, self.archs)
         layouts = _make_layouts(window_size, expand_sizes, focal_levels, focal_windows, border)
-        out_indices = _parse_out_indices(out_indices)
-        _check_choice('focal_pool', focal_pool, ('fc', 'mean'))
-        _check_choice('downsample', downsample, ('conv', 'merge'))
+        out_indices = parse_out_indices('FocalTransformer', out_indices)
+        check_choice('FocalTransformer', 'focal_pool', focal_pool, ('fc', 'mean'))
+        check_choice('FocalTransformer', 'downsample', downsample, ('conv', 'merge'))
         if downsample == 'merge' and (conv_embed or pre_norm):
             raise ConfigError("FocalTransformer: downsample='merge' excludes conv_embed and pre_norm; drop them")
-        _check_choice('attention_backend', attention_backend, ('auto', *BACKENDS))
-        _check_choice('frozen_stages', frozen_stages, range(-1, 5))
+        check_choice('FocalTransformer', 'attention_backend', attention_backend, ('auto', *BACKENDS))
+        check_choice('FocalTransformer', 'frozen_stages', frozen_stages, range(-1, 5))
         for name, rate in dict(
             drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate
         ).items():
@@ -357,7 +357,7 @@ def _pad_to(x: Tensor, height: int, width: int) -> Tensor:
 def _parse_arch(arch: str | dict, archs: dict[str, dict]) -> tuple[int, PerStage, PerStage]:
     """Returns embed_dims, depths and num_heads."""
     if isinstance(arch, str):
-        _check_choice('arch', arch, tuple(archs))
+        check_choice('FocalTransformer', 'arch', arch, tuple(archs))
         arch = archs[arch]
     elif not isinstance(arch, dict) or set(arch) != {'embed_dims', 'depths', 'num_heads'}:
         raise ConfigError(
@@ -398,15 +398,6 @@ def _make_layouts(
     return layouts
 
 
-def _parse_out_indices(out_indices: int | Sequence[int]) -> tuple[int, ...]:
-    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
-    if not indices or indices != tuple(sorted(set(indices) & set(range(4)))):
-        raise ConfigError(
-            f'FocalTransformer: out_indices must list stages from 0 to 3 in increasing order, got {out_indices!r}'
-        )
-    return indices
-
-
 def _check_integer(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f'FocalTransformer: {name} must be a positive integer, got {value!r}')
@@ -415,8 +406,3 @@ def _check_integer(name: str, value: int) -> None:
 def _check_per_stage(name: str, value: PerStage) -> None:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 4:
         raise ConfigError(f'FocalTransformer: {name} must have 4 entries, one per stage, got {value!r}')
-
-
-def _check_choice(name: str, value: object, choices: Sequence) -> None:
-    if value not in choices:
-        raise ConfigError(f'FocalTransformer: {name} must be one of {", ".join(map(repr, choices))}, got {value!r}')

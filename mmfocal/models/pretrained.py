@@ -102,3 +102,17 @@ class PretrainedBackbone(BaseModule):
             raise ConfigError(f"{name}: init_cfg: the only prefix is 'backbone.', found by itself; remove prefix")
         checkpoint = str(pretrained[0].get('checkpoint') or '')
         return dict(pretrained[0], checkpoint=checkpoint), [cfg for cfg in cfgs if cfg is not pretrained[0]]
+
+
+def parse_out_indices(owner: str, out_indices: int | Sequence[int]) -> tuple[int, ...]:
+    """Returns the stages whose maps a backbone of four stages returns; `owner` is its name, for the error."""
+    indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+    if not indices or indices != tuple(sorted(set(indices) & set(range(4)))):
+        raise ConfigError(f'{owner}: out_indices must list stages from 0 to 3 in increasing order, got {out_indices!r}')
+    return indices
+
+
+def check_choice(owner: str, name: str, value: object, choices: Sequence) -> None:
+    """Raises a ConfigError if an argument of `owner` is none of the choices."""
+    if value not in choices:
+        raise ConfigError(f'{owner}: {name} must be one of {", ".join(map(repr, choices))}, got {value!r}')

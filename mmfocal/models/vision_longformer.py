@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmfocal.errors import ConfigError
 from mmfocal.models.mlp import Mlp
-from mmfocal.models.pretrained import PretrainedBackbone
+from mmfocal.models.pretrained import PretrainedBackbone, check_choice, parse_out_indices
 from mmfocal.ops.focal_attention import relative_index
 from mmfocal.ops.sliding_chunks import NEIGHBORS, PATTERNS, sliding_chunk_attention
 from mmfocal.weights.vision_longformer import load_vision_longformer_weights
@@ -94,20 +94,16 @@ class VisionLongformer(PretrainedBackbone):
         super().__init__(init_cfg)
         self.arch = arch if isinstance(arch, str) else 'custom'
         arch = _arch(arch, self.archs)
-        out_indices = (out_indices,) if isinstance(out_indices, int) else tuple(out_indices)
+        out_indices = parse_out_indices('VisionLongformer', out_indices)
         window_sizes = (window_size,) * 4 if isinstance(window_size, int) else tuple(window_size)
         _check_per_stage('window_size', window_sizes, lambda size: isinstance(size, int) and size > 0)
         _check_per_stage('attention', attention, lambda kind: kind in ('sparse', 'full'))
         _check_per_stage('num_global_tokens', num_global_tokens, lambda count: isinstance(count, int) and count >= 0)
-        _check_choice('positions', positions, ('absolute', 'relative'))
-        _check_choice('pattern', pattern, PATTERNS)
-        _check_choice('neighbors', neighbors, ('all', 'random', 'none'))
+        check_choice('VisionLongformer', 'positions', positions, ('absolute', 'relative'))
+        check_choice('VisionLongformer', 'pattern', pattern, PATTERNS)
+        check_choice('VisionLongformer', 'neighbors', neighbors, ('all', 'random', 'none'))
         if pattern == 'exact' and neighbors != 'all':
             raise ConfigError(f"VisionLongformer: pattern='exact' needs neighbors='all', got {neighbors!r}")
-        if not out_indices or sorted(set(out_indices) & set(range(4))) != list(out_indices):
-            raise ConfigError(
-                f'VisionLongformer: out_indices must list stages from 0 to 3 in increasing order, got {out_indices}'
-            )
         self.in_channels = in_channels
         self.out_indices = out_indices
         side = -(-img_size // 32) * 32
@@ -474,7 +470,7 @@ def _positions(table: Tensor, length: int) -> Tensor:
 
 def _arch(arch: str | dict, archs: dict[str, dict]) -> dict:
     if isinstance(arch, str):
-        _check_choice('arch', arch, tuple(archs))
+        check_choice('VisionLongformer', 'arch', arch, tuple(archs))
         return archs[arch]
     if not isinstance(arch, dict) or set(arch) != {'embed_dims', 'depths', 'num_heads'}:
         raise ConfigError(
@@ -499,8 +495,3 @@ def _check_per_stage(name: str, values, is_valid) -> None:
         or not all(map(is_valid, values))
     ):
         raise ConfigError(f'VisionLongformer: {name} needs four valid entries, one per stage, got {values!r}')
-
-
-def _check_choice(name: str, value, choices: Sequence) -> None:
-    if value not in choices:
-        raise ConfigError(f'VisionLongformer: {name} must be one of {", ".join(map(repr, choices))}, got {value!r}')

@@ -21,6 +21,9 @@ from mmfocal.inference.checkpoint_config import only_registered, read_checkpoint
 from mmfocal.weights import load_checkpoint
 from mmfocal.weights.backbone import find_state_dict
 
+# Panoptic models have heads for their parts too, which predict fewer classes.
+_HEADS = 'panoptic_fusion_head', 'panoptic_head', 'decode_head', 'roi_head.bbox_head', 'bbox_head', 'mask_head'
+
 
 def load_model(
     checkpoint: str | Path,
@@ -103,14 +106,7 @@ def _check_device(device: str | torch.device | None) -> torch.device:
 
 def count_classes(model: nn.Module) -> int | None:
     """Returns how many classes a model's heads predict, or None if they do not say."""
-    for path in (
-        'decode_head',
-        'roi_head.bbox_head',
-        'panoptic_fusion_head',
-        'panoptic_head',
-        'bbox_head',
-        'mask_head',
-    ):
+    for path in _HEADS:
         head: Any = model
         for part in path.split('.'):
             head = getattr(head, part, None)

@@ -67,6 +67,9 @@ COMMANDS = {
             'format': Command('a checkpoint between .pth and .safetensors', 'mmfocal.cli.convert_format'),
         },
     ),
+    'export': Command(
+        "export a checkpoint's model: ONNX, torch.export, AOTInductor, safetensors", 'mmfocal.cli.export'
+    ),
     'publish': Command('strip a training checkpoint to its weights, for others to use', 'mmfocal.cli.publish'),
     'make-shapes': Command('make the shapes data set, in the layout of COCO 2017', 'mmfocal.cli.make_shapes'),
     'demo': Command('train a small detector on shapes in minutes, on a CPU', 'mmfocal.cli.demo'),

@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--size', nargs=2, type=int, metavar=('H', 'W'), help="height and width of the images; default: the config's"
     )
-    parser.add_argument(
-        '--dynamic', action='store_true', help='take any batch size; of onnx also any height and width'
-    )
+    parser.add_argument('--dynamic', action='store_true', help='take any batch size; of onnx also any height and width')
     parser.add_argument('--batch-size', type=int, default=1, metavar='B', help='images per batch; default: 1')
     parser.add_argument('--fp16', action='store_true', help='compute in float16 (onnx)')
     parser.add_argument('--with-nms', action='store_true', help='detectors: end with non-maximum suppression')

@@ -7,7 +7,10 @@ from torch import Tensor
 from mmfocal.errors import SavingError
 
 # Largest difference over the largest value; share of pixels or of detections that differ.
-LIMITS = {False: dict(relative=1e-4, pixels=1e-3, detections=0.01), True: dict(relative=3e-2, pixels=0.03, detections=0.1)}
+LIMITS = {
+    False: dict(relative=1e-4, pixels=1e-3, detections=0.01),
+    True: dict(relative=3e-2, pixels=0.03, detections=0.1),
+}
 
 
 def make_image(shape: tuple[int, ...], seed: int, raw: bool) -> Tensor:

@@ -86,6 +86,10 @@ def export_model(
     path, target = Path(path), FORMATS[format]
     if half and format != 'onnx':
         raise ConfigError(f'--fp16: only ONNX files are written in float16, not {format}; leave --fp16 out')
+    if format != 'onnx' and part == 'model' and hasattr(model, 'roi_head'):
+        raise ConfigError(f'--format {format}: {type(model).__name__} is exported as onnx only; or use --part backbone')
+    if format != 'onnx' and dynamic and with_nms:
+        raise ConfigError(f'--dynamic: NMS in {format} is for one batch size; leave out one of the two')
     height, width = size or default_size(model, cfg)
     if min(height, width, batch_size) < 1:
         raise ConfigError(f'--size and --batch-size must be positive, got {height} {width} and {batch_size}')

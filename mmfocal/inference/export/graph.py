@@ -95,7 +95,7 @@ def _core(
         check_decode_head(model)
         return Segmentor(model.to(dtype), dtype, label_map), ('label_map' if label_map else 'logits',)
     if hasattr(model, 'roi_head'):
-        check_two_stage(model, with_nms)
+        check_two_stage(model)
         names = ('boxes', 'scores', 'labels') + (('masks',) if model.roi_head.with_mask else ())
         return TwoStageDetector(model, dtype), names
     if hasattr(model, 'bbox_head'):
@@ -144,6 +144,8 @@ def check_decode_head(model: nn.Module) -> None:
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
     head = model.decode_head
-    same = all(getattr(type(head), name, None) is getattr(BaseDecodeHead, name) for name in ('predict', 'predict_by_feat'))
+    same = all(
+        getattr(type(head), name, None) is getattr(BaseDecodeHead, name) for name in ('predict', 'predict_by_feat')
+    )
     if not same:
         raise ConfigError(f'{type(head).__name__} cannot be exported, it predicts in its own way; use --part backbone')

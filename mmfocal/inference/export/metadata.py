@@ -45,7 +45,11 @@ def find_resize(cfg: Config) -> dict[str, Any] | None:
         dataset = dataset['dataset']
     pipeline = dataset.get('pipeline') or cfg.get('test_pipeline') or []
     return next(
-        (step for step in pipeline if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list))),
+        (
+            step
+            for step in pipeline
+            if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list))
+        ),
         None,
     )
 
@@ -73,9 +77,7 @@ def default_size(model: nn.Module, cfg: Config) -> tuple[int, int]:
 
 def make_metadata(**values: Any) -> dict[str, str]:
     """Returns values as texts: JSON unless they are texts already, `mmfocal.` before each name."""
-    return {
-        f'mmfocal.{name}': value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
-    }
+    return {f'mmfocal.{name}': value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
 def read_metadata(texts: dict[str, str], name: str) -> Any:

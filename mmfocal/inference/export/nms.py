@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmfocal.ops.mmcv_ops.nms import box_iou
+from mmfocal.ops.mmcv_ops.dtypes import as_float32
+from mmfocal.ops.mmcv_ops.nms import box_iou, nms
 
 
 def top_candidates(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -29,7 +30,7 @@ def gather_rows(x: Tensor, index: Tensor) -> Tensor:
 
 
 def keep_best(
-    boxes: Tensor, scores: Tensor, labels: Tensor, nms: dict[str, Any], count: int
+    boxes: Tensor, scores: Tensor, labels: Tensor, cfg: dict[str, Any], count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the `count` best boxes after NMS within each label, as MMCV's `batched_nms`.
 
@@ -37,16 +38,16 @@ def keep_best(
         boxes: (B, N, 4).
         scores: (B, N); those ≤ 0 do not take part.
         labels: (B, N), int64.
-        nms: `iou_threshold`, and `class_agnostic` for NMS across labels.
+        cfg: `iou_threshold`, and `class_agnostic` for NMS across labels.
         count: Boxes to return.
 
     Returns:
         Boxes (B, count, 4), scores (B, count) and labels (B, count); where fewer remain, 0, 0 and −1.
     """
     apart = boxes
-    if not nms.get('class_agnostic', False):  # labels are moved apart, so that their boxes do not overlap
+    if not cfg.get('class_agnostic', False):  # labels are moved apart, so that their boxes do not overlap
         apart = boxes + (labels.to(boxes.dtype) * (boxes.amax((1, 2), keepdim=True)[..., 0] + 1))[..., None]
-    kept = torch.where(suppress(apart, scores, float(nms['iou_threshold'])), scores, 0.0)
+    kept = torch.where(suppress(apart, scores, float(cfg['iou_threshold'])), scores, 0.0)
     best, index = top_candidates(kept, count)
     best = best.clamp(min=0)
     found = best > 0
@@ -67,31 +68,31 @@ def suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """
     if torch.onnx.is_in_onnx_export():
         return OnnxNms.apply(boxes, scores, threshold)
-    return _suppress(boxes, scores, threshold)
+    if torch.compiler.is_compiling():
+        return _suppress_in_graph(boxes, scores, threshold)
+    keep = torch.zeros_like(scores, dtype=torch.bool)
+    for image in range(len(boxes)):
+        valid = (scores[image] > 0).nonzero()[:, 0]
+        keep[image, valid[nms(boxes[image, valid], scores[image, valid], threshold, 0)]] = True
+    return keep
 
 
-def _suppress(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
+def _suppress_in_graph(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
     """Iterates `keep = no kept better box overlaps` to its fixed point, which is the result of the greedy loop."""
+    from torch._higher_order_ops.while_loop import while_loop
+
     order = scores.argsort(dim=1, descending=True, stable=True)
     ordered, valid = gather_rows(boxes, order), scores.gather(1, order) > 0
-    overlaps = torch.stack([box_iou(one, one, 0) for one in ordered.unbind(0)]) > threshold
+    overlaps = torch.stack([box_iou(one, one, 0) for one in ordered.unbind(0)]) > as_float32(threshold)
     overlaps = overlaps.triu(1) & valid[:, :, None]
 
     def update(keep: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-        return valid & ~(overlaps & keep[:, :, None]).any(1), keep
+        return valid & ~(overlaps & keep[:, :, None]).any(1), keep.clone()
 
     def changed(keep: Tensor, before: Tensor) -> Tensor:
         return (keep != before).any()
 
-    state = (valid, torch.zeros_like(valid))
-    if torch.compiler.is_compiling():
-        from torch._higher_order_ops.while_loop import while_loop
-
-        keep, _ = while_loop(changed, update, state)
-    else:
-        while changed(*state):
-            state = update(*state)
-        keep = state[0]
+    keep, _ = while_loop(changed, update, (valid, torch.zeros_like(valid)))
     return torch.zeros_like(keep).scatter(1, order, keep)
 
 

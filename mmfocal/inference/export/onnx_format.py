@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmfocal.inference.export.graph import Graph
 from mmfocal.inference.export.packages import import_package
-from mmfocal.inference.export.pooling import replace_adaptive_pooling
+from mmfocal.inference.export.portable_layers import replace_layers
 
 SUFFIX = '.onnx'
 BACKEND = 'reference'  # of focal attention: plain operators
@@ -33,7 +33,7 @@ def write(graph: Graph, image: Tensor, path: Path, metadata: dict[str, str], dyn
         dynamic: Whether the file takes any batch size, height and width.
     """
     onnx = import_package('onnx', 'export')
-    replace_adaptive_pooling(graph)
+    replace_layers(graph)
     axes = {'image': dict(zip((0, 2, 3), DYNAMIC))} | {name: {0: 'batch'} for name in graph.output_names}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')  # of each check of a shape, and that the exporter is the older one

@@ -33,7 +33,9 @@ class ExportedModel:
         except (CheckpointError, MissingFileError):
             raise
         except Exception as error:  # of three runtimes, each with errors of its own
-            raise CheckpointError(f'{path}: it cannot be loaded ({str(error).splitlines()[0]:.80}); export it again') from error
+            raise CheckpointError(
+                f'{path}: it cannot be loaded ({str(error).splitlines()[0]:.80}); export it again'
+            ) from error
         if read_metadata(self.metadata, 'outputs') is None:
             raise CheckpointError(f'{path}: it is not of mmfocal export; load it with its own runtime')
         self.input_shape: list[int | str] = read_metadata(self.metadata, 'input_shape')

@@ -145,9 +145,7 @@ def get_geometry(layout: Layout, height: int, width: int, x: Tensor) -> Geometry
         The geometry, which callers share and must not write to.
     """
     # traced, fake or functorch's tensors must not outlive their trace
-    traced = (
-        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    )
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
     if traced or type(x) not in (Tensor, torch.nn.Parameter):
         return _compute(layout, height, width, x.device)
     return _compute_cached(layout, height, width, x.device)

@@ -95,6 +95,6 @@ def main(args: argparse.Namespace) -> None:
     if report.seconds:
         exported, pytorch = report.seconds
         print(
-            f'  {exported * 1000:.1f} ms per batch, PyTorch {pytorch * 1000:.1f} ms, {torch.get_num_threads()} threads; '
-            'medians of runs in turn'
+            f'  {exported * 1000:.1f} ms per batch, PyTorch {pytorch * 1000:.1f} ms; medians of runs in turn, '
+            f'{torch.get_num_threads()} threads'
         )

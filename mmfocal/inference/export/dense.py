@@ -44,6 +44,7 @@ class DenseDetector(nn.Module):
                 best = torch.where(best > 0, best * gather_rows(factor, row)[..., 0], best)
             parts.append((gather_rows(boxes, row), best, index % classes))
         boxes, best, labels = (torch.cat(one, 1) for one in zip(*parts))
+        best = drop_small(boxes, best, cfg.get('min_bbox_size', -1))
         return keep_best(boxes, best, labels, cfg.nms, cfg.max_per_img)
 
 
@@ -74,6 +75,13 @@ def decode_levels(
             boxes = clip(boxes, height, width)
         levels.append((boxes, scores, None if factor is None else _rows(factor, 1).sigmoid()))
     return levels
+
+
+def drop_small(boxes: Tensor, scores: Tensor, size: float) -> Tensor:
+    """Returns the scores (B, N) of boxes (B, N, 4), −1 unless both sides are longer than `size` ≥ 0."""
+    if size < 0:
+        return scores
+    return torch.where((boxes[..., 2:] - boxes[..., :2] > size).all(-1), scores, -1.0)
 
 
 def clip(boxes: Tensor, height: int, width: int) -> Tensor:

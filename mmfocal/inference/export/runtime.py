@@ -57,8 +57,8 @@ class ExportedModel:
         fits = len(image.shape) == 4 and all(isinstance(a, str) or a == b for a, b in zip(wanted, image.shape))
         if not fits:
             raise DataError(
-                f'{self.path}: it takes images of shape {_text(wanted)}, got {_text(image.shape)}; resize and pad them, '
-                'or export for that size'
+                f'{self.path}: it takes images of shape {_text(wanted)}, got {_text(image.shape)}; resize and pad '
+                'them, or export for that size'
             )
         return dict(zip(self.output_names, self._run(image.to(torch.float32))))
 

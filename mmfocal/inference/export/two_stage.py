@@ -8,7 +8,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from mmfocal.errors import ConfigError
-from mmfocal.inference.export.dense import check_nms, clip, decode_levels
+from mmfocal.inference.export.dense import check_nms, clip, decode_levels, drop_small
 from mmfocal.inference.export.nms import gather_rows, keep_best, top_candidates
 
 
@@ -60,9 +60,7 @@ class TwoStageDetector(nn.Module):
             best, index = top_candidates(scores[..., 0], cfg.get('nms_pre', -1))
             parts.append((gather_rows(boxes, index), best, torch.full_like(index, level)))
         boxes, scores, levels = (torch.cat(one, 1) for one in zip(*parts))
-        if cfg.get('min_bbox_size', -1) >= 0:
-            sides = boxes[..., 2:] - boxes[..., :2]
-            scores = torch.where((sides > cfg.min_bbox_size).all(-1), scores, -1.0)
+        scores = drop_small(boxes, scores, cfg.get('min_bbox_size', -1))
         boxes, scores, _ = keep_best(boxes, scores, levels, cfg.nms, cfg.max_per_img)
         return boxes, scores
 

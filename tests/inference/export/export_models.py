@@ -16,20 +16,22 @@ def build(name: str, **backbone) -> tuple[nn.Module, Config]:
     """Returns a model with random weights that detects something in random images, and its config."""
     cfg = read_config(name)
     cfg.model.backbone.update(arch=ARCH, **backbone)
-    for part in (
-        cfg.model.get('neck') or {},
-        cfg.model.get('decode_head') or {},
-        cfg.model.get('auxiliary_head') or {},
-    ):
-        if isinstance(part.get('in_channels'), list):
-            part['in_channels'] = CHANNELS
+    for name in ('neck',) if cfg.model.get('neck') else ('decode_head', 'auxiliary_head'):
+        part = cfg.model.get(name) or {}
+        channels = part.get('in_channels')
+        if isinstance(channels, list):
+            part.in_channels = CHANNELS[-len(channels) :]
+        elif channels:
+            part.in_channels = CHANNELS[part.in_index]
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     model = MODELS.build(cfg.model).eval()
     for parameter_name, parameter in model.named_parameters():
         if parameter_name.endswith(('retina_cls.bias', 'atss_cls.bias')):
             nn.init.constant_(parameter, -1.0)
-        elif parameter_name.endswith(('fc_cls.weight', 'fc_reg.weight', 'retina_reg.weight')):
+        elif parameter_name.endswith(
+            ('fc_cls.weight', 'fc_reg.weight', 'retina_cls.weight', 'retina_reg.weight', 'atss_cls.weight')
+        ):
             nn.init.normal_(parameter, std=0.1)
     model.dataset_meta = dict(classes=('circle', 'square', 'triangle', 'star', 'cross')[: cfg.get('num_classes', 3)])
     return model, cfg

@@ -6,7 +6,8 @@ from export_models import build
 from mmcv.ops import batched_nms
 from torch import nn
 
-from mmfocal.errors import CheckpointError, DataError, MissingFileError
+from mmfocal.engine.command_line import read_config
+from mmfocal.errors import CheckpointError, ConfigError, DataError, MissingFileError
 from mmfocal.inference.export import ExportedModel, export_model
 from mmfocal.inference.export.comparison import make_image
 from mmfocal.inference.export.graph import build_graph
@@ -30,7 +31,10 @@ def outputs(model, image, **options):
         return build_graph(model, **options)(image)
 
 
-@pytest.mark.parametrize('options', [{}, dict(border='mask', focal_levels=(3, 2, 1, 2)), dict(conv_embed=True)])
+@pytest.mark.parametrize(
+    'options',
+    [dict(border='mask', focal_levels=(3, 2, 1, 2)), pytest.param(dict(conv_embed=True), marks=pytest.mark.slow)],
+)
 def test_a_backbone_takes_images_of_any_size(options, tmp_path):
     model, cfg = build('retinanet_focal_nano_shapes', **options)
     export_model(model, cfg, tmp_path / 'model.onnx', size=(64, 64), part='backbone', dynamic=True)
@@ -53,6 +57,7 @@ def test_segmentors_of_any_size(name, tmp_path):
     assert torch.equal(labels, wanted.argmax(1))
 
 
+@pytest.mark.slow
 def test_torch_export_of_a_backbone(retinanet, tmp_path):
     model, cfg = retinanet
     report = export_model(
@@ -120,8 +125,10 @@ def test_keep_best_is_batched_nms(class_agnostic):
 
 
 def test_size_and_preprocessing_come_from_the_config(retinanet, upernet):
-    assert default_size(*retinanet) == (320, 320)
-    assert default_size(*upernet) == (320, 320)
+    assert default_size(retinanet[0], read_config('retinanet_focal_tiny_1x')) == (800, 1344)
+    assert default_size(*upernet) == (128, 128)  # crops
+    with pytest.raises(ConfigError, match='pass --size HEIGHT WIDTH'):
+        default_size(*retinanet)  # whose pipeline takes images as they are
     found = read_preprocessing(*retinanet)
-    assert found['to_rgb'] and found['pad_size_divisor'] == 32 and len(found['mean']) == 3
+    assert found['to_rgb'] and found['pad_size_divisor'] == 4 and len(found['mean']) == 3
     assert set(found['resize']) == {'scale', 'keep_ratio'}

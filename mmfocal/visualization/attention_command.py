@@ -8,7 +8,7 @@ keys and how far. The checkpoint is a detector's, a segmentor's or a backbone's.
 import argparse
 from pathlib import Path
 
-from mmfocal.benchmark_text import format_table
+from mmfocal.text import format_table
 from mmfocal.errors import ConfigError
 from mmfocal.visualization.attention import AttentionMaps, check_focal, check_index, visit_attention
 from mmfocal.visualization.attention_plots import Mass, draw_attention, draw_mass, measure_mass

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmfocal.benchmark.text_table import format_table
+from mmfocal.text import format_table
 from mmfocal.engine.config_text import literal_settings
 from mmfocal.errors import MissingFileError
 

@@ -47,6 +47,12 @@ class AttentionMaps:
         """Returns how much of the attention goes to each kind of keys, (heads,), averaged over images and tokens."""
         return {kind: self.weights[..., keys].sum(-1).mean((0, 2, 3)) for kind, keys in self.kinds.items()}
 
+    def padding_mass(self) -> float:
+        """Returns how much of the attention goes to keys in the padding, averaged over heads, images and tokens."""
+        height, width = self.window.shape
+        padded = (self.boxes[..., 0] >= width * self.stride) | (self.boxes[..., 1] >= height * self.stride)
+        return float((self.weights.mean((0, 1)) * padded[self.window]).sum(-1).mean())
+
     def mass_within(self, distances: Tensor) -> Tensor:
         """Returns how much of the attention goes to keys within distances.
 
@@ -142,14 +148,14 @@ def check_focal(backbone: nn.Module) -> nn.Module:
     return backbone
 
 
-def check_index(name: str, value: int, count: int, where: str = 'the backbone') -> int:
-    """Returns a 0-based index, counted from the end if it is negative.
+def check_index(name: str, value: int, count: int, where: str = 'the backbone', option: str = '') -> int:
+    """Returns a 0-based index, counted from the end if it is negative; `option` precedes its name in the error.
 
     Raises:
         ConfigError: If there is none such.
     """
     if not -count <= value < count:
-        raise ConfigError(f'{name} {value}: {where} has {name}s 0 to {count - 1}; choose one of them')
+        raise ConfigError(f'{option}{name} {value}: {where} has {name}s 0 to {count - 1}; choose one of them')
     return value % count
 
 

@@ -8,8 +8,8 @@ keys and how far. The checkpoint is a detector's, a segmentor's or a backbone's.
 import argparse
 from pathlib import Path
 
-from mmfocal.text import format_table
 from mmfocal.errors import ConfigError
+from mmfocal.text import format_table
 from mmfocal.visualization.attention import AttentionMaps, check_focal, check_index, visit_attention
 from mmfocal.visualization.attention_plots import Mass, draw_attention, draw_mass, measure_mass
 from mmfocal.visualization.figures import check_picture_name, save_figure
@@ -20,14 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     add_network_arguments(parser)
     parser.add_argument('--stage', type=int, default=0, metavar='N', help='stage, from 0 (default: 0)')
-    parser.add_argument('--block', type=int, default=-1, metavar='N', help='block of the stage, from 0 (default: the last)')
+    parser.add_argument(
+        '--block', type=int, default=-1, metavar='N', help='block of the stage, from 0 (default: the last)'
+    )
     parser.add_argument(
         '--head', default='mean', metavar='N', help='a head, from 0, or all, side by side (default: mean, of all heads)'
     )
     parser.add_argument(
         '--at', metavar='X,Y', help='where the token is, in pixels of the image (default: the middle of the image)'
     )
-    parser.add_argument('--out', help='the picture to write (default: work_dirs/attention/IMAGE.png); the other is NAME_mass')
+    parser.add_argument(
+        '--out', help='the picture to write (default: work_dirs/attention/IMAGE.png); the other is NAME_mass'
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -45,8 +49,8 @@ def main(args: argparse.Namespace) -> None:
     point = _parse_point(args.at, pixels.shape[1], pixels.shape[0])
     network = open_network(args.checkpoint, args.config, args.device)
     stages = check_focal(network.backbone).stages
-    stage = check_index('--stage', args.stage, len(stages))
-    block = check_index('--block', args.block, len(stages[stage].blocks), f'stage {stage}')
+    stage = check_index('stage', args.stage, len(stages), option='--')
+    block = check_index('block', args.block, len(stages[stage].blocks), f'stage {stage}', '--')
     heads = _parse_heads(args.head, stages[stage].blocks[block].attn.num_heads)
     image = prepare_image(network, args.image, pixels)
 
@@ -64,17 +68,20 @@ def main(args: argparse.Namespace) -> None:
     height, width = image.size
     at = point[0] * width / pixels.shape[1], point[1] * height / pixels.shape[0]
     row, column = chosen[0].token_at(*at)
-    where = f'stage {stage}, block {block}, token ({column}, {row}) of {chosen[0].window.shape[1]} × {chosen[0].window.shape[0]}'
+    rows_of_map, columns_of_map = chosen[0].window.shape
+    where = f'stage {stage}, block {block}, token ({column}, {row}) of {columns_of_map} × {rows_of_map}'
     name = Path(args.image).name
     save_figure(draw_attention(f'{name} at {width} × {height}: {where}', pixels, image.size, chosen[0], heads, at), out)
     mass_out = out.with_stem(f'{out.stem}_mass')
-    save_figure(draw_mass(f'{name} at {width} × {height}: where attention goes, mean of all tokens and heads', masses), mass_out)
+    save_figure(
+        draw_mass(f'{name} at {width} × {height}: where attention goes, mean of all tokens and heads', masses), mass_out
+    )
 
     kinds = list(dict.fromkeys(kind for mass in masses for kind in mass.by_kind))
-    rows = [['block', *kinds, 'half within']]
+    rows = [['block', *kinds, 'of it padding', 'half within']]
     for mass in masses:
         shares = [f'{mass.by_kind[kind]:.1%}' if kind in mass.by_kind else '–' for kind in kinds]
-        rows.append([f'{mass.stage}.{mass.block}', *shares, f'{mass.half:.0f} px'])
+        rows.append([f'{mass.stage}.{mass.block}', *shares, f'{mass.padding:.1%}', f'{mass.half:.0f} px'])
     print(format_table(rows))
     print(f'{out}: {where}\n{mass_out}: all blocks')
 
@@ -98,4 +105,4 @@ def _parse_heads(text: str, count: int) -> list[int] | None:
         return list(range(count))
     if not text.lstrip('-').isdigit():
         raise ConfigError(f'--head: give a number from 0 to {count - 1}, all or mean; got {text!r}')
-    return [check_index('--head', int(text), count, 'the block')]
+    return [check_index('head', int(text), count, 'the block', '--')]

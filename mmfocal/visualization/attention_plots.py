@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -37,6 +37,7 @@ class Mass:
         stage: Of the block.
         block: 0-based, within the stage.
         by_kind: Share of each kind of keys, the mean over heads, images and tokens.
+        padding: Share of keys that lie in the padding of the map to whole windows.
         within: Share of keys within each of `distances`.
         distances: In pixels of the input.
         uniform_by_kind, uniform_within: The same if all keys had the same weight.
@@ -45,6 +46,7 @@ class Mass:
     stage: int
     block: int
     by_kind: dict[str, float]
+    padding: float
     within: Tensor
     distances: Tensor
     uniform_by_kind: dict[str, float]
@@ -69,7 +71,7 @@ def measure_mass(maps: AttentionMaps, stage: int, block: int) -> Mass:
 
     by_kind, within = summed(maps)
     uniform_by_kind, uniform_within = summed(uniform)
-    return Mass(stage, block, by_kind, within, distances, uniform_by_kind, uniform_within)
+    return Mass(stage, block, by_kind, maps.padding_mass(), within, distances, uniform_by_kind, uniform_within)
 
 
 def draw_attention(
@@ -100,29 +102,35 @@ def draw_attention(
     panels: list[tuple[str, np.ndarray, list[str]]] = []
     if heads is None or len(heads) == 1:
         mean = weights.mean(0) if heads is None else weights[heads[0]]
+        panels.append(('image, and what each level covers', mean, []))
         panels.append((f'all levels, {"mean of the heads" if heads is None else f"head {heads[0]}"}', mean, [*levels]))
         for level, kinds in levels.items():
             panels.append((f'{level}: {_shares(maps, mean, kinds)}', mean, [level]))
     else:
         for head in heads:
-            shares = ', '.join(f'{level} {weights[head][_keys(maps, kinds)].sum():.0%}' for level, kinds in levels.items())
+            shares = ', '.join(
+                f'{level} {weights[head][_keys(maps, kinds)].sum():.0%}' for level, kinds in levels.items()
+            )
             panels.append((f'head {head}: {shares}', weights[head], [*levels]))
 
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
     ratio = min(max(size[0] / size[1], 0.3), 3)
     width, height = 4 / ratio**0.5, 4 * ratio**0.5
-    total_width, total_height = columns * (width + 0.12) + 0.75, rows * (height + 0.42) + 0.45
+    total_width, total_height = columns * (width + 0.12) + 0.75, rows * (height + 0.42) + 0.3
     figure = Figure(figsize=(total_width, total_height))
     figure.suptitle(title, y=1 - 0.08 / total_height, fontsize=9)
-    norm = PowerNorm(0.5, 0, max(panel[1].max() for panel in panels))
+    norm = Normalize(0, max(panel[1].max() for panel in panels))
     for i, (name, values, names) in enumerate(panels):
         left = 0.08 + (i % columns) * (width + 0.12)
-        bottom = total_height - 0.4 - (i // columns + 1) * (height + 0.42) + 0.12
-        axis = figure.add_axes(
-            (left / total_width, bottom / total_height, width / total_width, height / total_height)
-        )
-        _draw_cells(axis, pixels, size, maps, boxes, values, [levels[name] for name in names], norm)
+        bottom = total_height - 0.25 - (i // columns + 1) * (height + 0.42) + 0.12
+        axis = figure.add_axes((left / total_width, bottom / total_height, width / total_width, height / total_height))
+        if names:
+            _draw_cells(axis, pixels, size, maps, boxes, values, [levels[name] for name in names], norm)
+        else:
+            _draw_regions(axis, pixels, size, maps, boxes, list(levels.values()))
+        if names == ['fine']:
+            _zoom(axis, size, boxes[maps.kinds['own window']], maps.stride)
         _mark_query(axis, maps, row, column)
         axis.set_title(name, fontsize=8, pad=4)
     bar = figure.add_axes(
@@ -160,7 +168,7 @@ def _draw_cells(
     boxes: np.ndarray,
     weights: np.ndarray,
     levels: list[list[str]],
-    norm: PowerNorm,
+    norm: Normalize,
 ) -> None:
     """Draws the keys of levels over the image, the coarsest first, so that the finer ones replace them."""
     height, width = size
@@ -185,18 +193,59 @@ def _draw_cells(
         )
         axis.add_collection(edges)
     axis.imshow(dimmed(pixels), extent=(0, width, height, 0), zorder=0)
+    heat[..., 3] *= 0.85
     axis.imshow(heat, extent=(0, width, height, 0), interpolation='nearest', zorder=1)
     axis.set(xlim=(0, width), ylim=(height, 0), xticks=(), yticks=())
+
+
+def _draw_regions(
+    axis: Axes,
+    pixels: np.ndarray,
+    size: tuple[int, int],
+    maps: AttentionMaps,
+    boxes: np.ndarray,
+    levels: list[list[str]],
+) -> None:
+    """Draws the image with the outline of what each level of keys covers, as far as the keys are contiguous."""
+    height, width = size
+    axis.imshow(pixels, extent=(0, width, height, 0), zorder=0)
+    for kinds in levels:
+        cells = boxes[_keys(maps, kinds)]
+        left, top = np.nanmin(cells[:, :2], 0)
+        right, bottom = np.nanmax(cells[:, 2:], 0)
+        axis.add_patch(
+            Rectangle(
+                (left, top),
+                right - left,
+                bottom - top,
+                fill=False,
+                edgecolor=KIND_COLOURS.get(kinds[0], OTHER_COLOUR),
+                linewidth=2.5,
+                path_effects=[withStroke(linewidth=4, foreground='white')],
+                zorder=5,
+            )  # fmt: skip
+        )
+    axis.set(xlim=(0, width), ylim=(height, 0), xticks=(), yticks=())
+
+
+def _zoom(axis: Axes, size: tuple[int, int], own: np.ndarray, stride: int) -> None:
+    """Shows the part of the image around a window, up to a window's side away, in the image's proportions."""
+    height, width = size
+    left, top, right, bottom = *own[:, :2].min(0), *own[:, 2:].max(0)
+    half = 1.5 * max(right - left, bottom - top)
+    x, y = (left + right) / 2, (top + bottom) / 2
+    part = min(1, max(2 * half / width, 2 * half / height))
+    wide, tall = part * width / 2, part * height / 2
+    x, y = min(max(x, wide), width - wide), min(max(y, tall), height - tall)
+    axis.set(xlim=(x - wide, x + wide), ylim=(y + tall, y - tall))
 
 
 def _mark_query(axis: Axes, maps: AttentionMaps, row: int, column: int) -> None:
     side = maps.stride
     outline = [withStroke(linewidth=3, foreground='black')]
+    place = (column * side, row * side)
     axis.add_patch(
-        Rectangle(
-            (column * side, row * side), side, side, fill=False, edgecolor=MARKS, linewidth=1.6, zorder=20,
-            path_effects=outline,
-        )  # fmt: skip
+        Rectangle(place, side, side, fill=False, edgecolor=MARKS, linewidth=1.4, path_effects=outline, zorder=20)
     )
 
 
@@ -236,7 +285,9 @@ def draw_mass(title: str, masses: list[Mass]) -> Figure:
         bars.tick_params(length=0)
         for i, mass in enumerate(of_stage):
             shade = 0.25 + 0.6 * i / max(len(of_stage) - 1, 1)
-            curves.plot(mass.distances, mass.within, color=MASS_SHADES(shade), linewidth=1.3, label=f'block {mass.block}')
+            curves.plot(
+                mass.distances, mass.within, color=MASS_SHADES(shade), linewidth=1.3, label=f'block {mass.block}'
+            )
         uniform = of_stage[0]
         curves.plot(uniform.distances, uniform.uniform_within, '--', color=OTHER_COLOUR, linewidth=1, label='uniform')
         curves.set(ylim=(0, 1.02), xlim=(0, _end(of_stage)), xlabel='distance of key from query, pixels')

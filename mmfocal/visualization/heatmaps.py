@@ -34,6 +34,7 @@ from mmfocal.models.reppoints_v2 import RepPointsV2Head
 from mmfocal.visualization.figures import HEAT, MARKS, dimmed
 from mmfocal.weights import register_safe_loaders
 
+
 @dataclass
 class Maps:
     """Predictions of the head for an image, or its targets.

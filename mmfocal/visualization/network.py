@@ -61,7 +61,9 @@ class PreparedImage:
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the checkpoint, the image and what they need."""
-    parser.add_argument('checkpoint', help="checkpoint of a detector, of a segmentor or of a backbone, e.g. a classifier's")
+    parser.add_argument(
+        'checkpoint', help="checkpoint of a detector, of a segmentor or of a backbone, e.g. a classifier's"
+    )
     parser.add_argument('image', help='image file')
     parser.add_argument(
         '--config', help='config: a file, or a name; default: what the checkpoint holds, or its tensors tell'

@@ -38,9 +38,7 @@ def forward(
     return window_reverse(out, layout.window_size, height, width), q.new_empty(0)
 
 
-def attention_weights(
-    q: Tensor, k: Tensor, pooled_k: Sequence[Tensor], bias: Tensor | None, layout: Layout
-) -> Tensor:
+def attention_weights(q: Tensor, k: Tensor, pooled_k: Sequence[Tensor], bias: Tensor | None, layout: Layout) -> Tensor:
     """Computes how much each query attends to each of its window's keys; see `focal_attention` for the arguments.
 
     Returns:

@@ -14,7 +14,7 @@ from mmfocal.datasets.coco_metric import CheckedCocoMetric
 from mmfocal.errors import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent / 'analysis'))
-from detections import make_evaluation, random_images
+from detections import HEIGHT, WIDTH, make_evaluation, random_images
 
 EMPTY = [([], []), ([(0, [5, 5, 20, 20], False)], [])]
 CASES = {

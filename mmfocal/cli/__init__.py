@@ -71,7 +71,7 @@ COMMANDS = {
         },
     ),
     'export': Command(
-        "export a checkpoint's model: ONNX, torch.export, AOTInductor, safetensors", 'mmfocal.cli.export'
+        "export a checkpoint's model: ONNX, torch.export, AOTInductor", 'mmfocal.cli.export'
     ),
     'publish': Command('strip a training checkpoint to its weights, for others to use', 'mmfocal.cli.publish'),
     'make-shapes': Command('make the shapes data set, in the layout of COCO 2017', 'mmfocal.cli.make_shapes'),

@@ -3,7 +3,6 @@
   onnx          for onnxruntime, OpenVINO, TensorRT; with --dynamic for images of any size
   torch-export  PyTorch's own graph (.pt2), which runs without mmfocal
   aot-inductor  compiled for this kind of processor (.pt2), for Python and C++
-  safetensors   weights, config and classes in one file, which mmfocal reads like a checkpoint
 
 Input is 'image' (B, 3, H, W) in float32, normalised as the metadata say. Outputs: of a detector 'boxes' (B, N, 4),
 x1 y1 x2 y2 in pixels, and 'scores' (B, N, classes) of all priors, or with --with-nms the best boxes with 'scores' and
@@ -22,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='checkpoint: path or URL, in any format that mmfocal reads')
     parser.add_argument(
         '--format',
-        choices=['onnx', 'torch-export', 'aot-inductor', 'safetensors'],
+        choices=['onnx', 'torch-export', 'aot-inductor'],
         default='onnx',
         help='format of the file; default: onnx',
     )

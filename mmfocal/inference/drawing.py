@@ -16,7 +16,7 @@ from mmfocal.inference.results import Prediction
 from mmfocal.visualization.fonts import use_font_for
 
 LEGIBLE = 480  # px; smaller images are enlarged, or names would cover them
-ALPHA = 0.6
+ALPHA = 0.6  # of masks and segments, under which the image shows
 
 
 class Drawer:
@@ -76,7 +76,9 @@ class Drawer:
         if prediction.masks is not None:
             masks = [_enlarge(mask.astype(np.uint8), scale) for mask in prediction.masks]
             instances.masks = torch.from_numpy(np.stack(masks).astype(bool))
-        return self._drawn('mmdet', picture, DetDataSample(pred_instances=instances), pred_score_thr=-1)
+        return self._drawn(
+            'mmdet', picture, DetDataSample(pred_instances=instances), prediction.masks is None, pred_score_thr=-1
+        )
 
     def _draw_panoptic(self, picture: np.ndarray, prediction: Prediction, scale: int) -> np.ndarray:
         from mmdet.evaluation import INSTANCE_OFFSET
@@ -94,16 +96,19 @@ class Drawer:
         labels = torch.from_numpy(label_map.astype(np.int64))[None]
         return self._drawn('mmseg', picture, SegDataSample(pred_sem_seg=PixelData(data=labels)))
 
-    def _drawn(self, scope: str, picture: np.ndarray, sample: Any, **options: Any) -> np.ndarray:
+    def _drawn(
+        self, scope: str, picture: np.ndarray, sample: Any, lines_only: bool = False, **options: Any
+    ) -> np.ndarray:
         if scope not in self._visualizers:
             use_font_for(self.dataset_meta['classes'])
             if scope == 'mmdet':
                 from mmdet.visualization import DetLocalVisualizer as kind
             else:
                 from mmseg.visualization import SegLocalVisualizer as kind
-            self._visualizers[scope] = kind(name=f'mmfocal {id(self)}', alpha=ALPHA)
+            self._visualizers[scope] = kind(name=f'mmfocal {id(self)}')
             self._visualizers[scope].dataset_meta = self.dataset_meta
         visualizer = self._visualizers[scope]
+        visualizer.alpha = 1 if lines_only else ALPHA
         with warnings.catch_warnings():
             warnings.filterwarnings('ignore', message='Warning: The (bbox|polygon|text) is out of bounds')
             visualizer.add_datasample('image', picture, sample, draw_gt=False, **options)

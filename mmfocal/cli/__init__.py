@@ -34,6 +34,7 @@ class Command:
 COMMANDS = {
     'train': Command('train a detector or segmentor', 'mmfocal.cli.train'),
     'test': Command('test a checkpoint', 'mmfocal.cli.test'),
+    'init-config': Command('write a config for your own data', 'mmfocal.cli.init_config'),
     'check-dataset': Command("list the problems of a config's data sets", 'mmfocal.cli.check_dataset'),
     'visualize': Command(
         'draw what a network sees',

@@ -17,8 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--first-pixel',
         type=int,
         choices=[0, 1],
-        help="number of an image's first pixel: 1 as VOC defines, or 0 as some labelling tools write; default: 1, unless "
-        'a box starts at 0',
+        help='first pixel of an image: 1 as VOC defines, or 0; default: 1, unless a box starts at 0',
     )
     add_rotated(parser)
 

@@ -97,8 +97,8 @@ def _fit(found: Object, picture: Picture, report: Report) -> bool:
     if beyond > BEYOND:
         x, y, w, h = bounding_box(outlines)
         raise DataError(
-            f'{picture.source}: {found.label} at x {x:.0f}-{x + w:.0f}, y {y:.0f}-{y + h:.0f} is far outside {picture.name} '
-            f'({width} x {height} px); correct it, or the image'
+            f'{picture.source}: {found.label} at x {x:.0f}-{x + w:.0f}, y {y:.0f}-{y + h:.0f} is far outside '
+            f'{picture.name} ({width} x {height} px); correct it, or the image'
         )
     if beyond > 1e-6:
         report.note('{} objects extend beyond their image and were clipped', picture.source)

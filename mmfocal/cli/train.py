@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         const=2e-4,
         metavar='MOMENTUM',
-        help="validate and save moving averages of the weights; MOMENTUM is the newest weights' share (default: 0.0002)",
+        help='validate and save moving averages of weights; MOMENTUM is the share of the newest (default: 0.0002)',
     )
     parser.add_argument(
         '--early-stop',
@@ -66,8 +66,7 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.registry import RUNNERS
 
     import mmfocal.registration  # noqa: F401  registers what configs name
-    from mmfocal.engine import load_config
-    from mmfocal.engine import command_line
+    from mmfocal.engine import command_line, load_config
 
     cfg = load_config(args)
     add_guards(cfg)

@@ -258,7 +258,7 @@ class Checkpointer:
             self.save_resume_file(iteration)
 
     def after_validation(self, iteration: int) -> None:
-        """Saves the state again if a schedule or a hook follows the metrics, and notes that the validation has ended."""
+        """Saves the state again if a schedule or hook follows the metrics, and notes that the validation has ended."""
         schedulers = self.runner.param_schedulers or ()
         follows = any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers)
         follows |= any(getattr(hook, 'follows_metrics', False) for hook in self.runner.hooks)

@@ -165,14 +165,16 @@ def enable_tracker(cfg: Config, package: str) -> None:
     Raises:
         ConfigError: If the package is not installed, or the config has no visualizer.
     """
-    if not find_spec(package):
-        raise ConfigError(f"--{package}: package not installed; pip install 'mmfocal[{package}]'")
+    needed = dict(wandb=('wandb',), mlflow=('mlflow', 'sqlalchemy', 'alembic'))[package]
+    specs = [find_spec(name) for name in needed]
+    if any(spec is None or spec.origin is None for spec in specs):  # a folder wandb/, as its runs leave, is no package
+        raise ConfigError(f"--{package}: not installed; pip install 'mmfocal[{package}]'")
     if not cfg.get('visualizer'):
         raise ConfigError(f"--{package}: the config has no visualizer to log with; add one, as mmfocal's configs have")
     backend = dict(
         type={'wandb': 'ResumableWandbBackend', 'mlflow': 'ResumableMLflowBackend'}[package],
         work_dir=cfg.work_dir,
-        name=Path(cfg.work_dir).name,
+        run_name=Path(cfg.work_dir).name,
         resume=bool(cfg.get('resume')),
     )
     cfg.visualizer.setdefault('vis_backends', []).append(backend)

@@ -1,4 +1,3 @@
-import math
 from typing import Any
 
 from mmengine.hooks import EarlyStoppingHook
@@ -54,6 +53,4 @@ class ResumableEarlyStoppingHook(EarlyStoppingHook):
         stops, reason = super()._check_stop_condition(current_score)
         if stops:  # for whatever reason; so that it has stopped after resuming too
             self.wait_count = max(self.wait_count, self.patience)
-        if math.isfinite(current_score) and not stops and self.wait_count:
-            reason = f'{self.monitor} has not improved in {self.wait_count} of {self.patience} validations'
         return stops, reason

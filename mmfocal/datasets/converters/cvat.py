@@ -21,6 +21,7 @@ from mmfocal.datasets.converters.records import (
     loaded_size,
     number,
     read_each,
+    relative_name,
     rotated_rectangle,
     split_name,
     turned_corners,
@@ -157,8 +158,7 @@ def _read_picture(
 ) -> Picture:
     image = finder.find(name.replace('\\', '/'), subset, path, is_frame)
     size = loaded_size(image, size)
-    below = image.relative_to(finder.root).as_posix().removeprefix('images/')
-    picture = Picture(below, path, size, image, split_name(subset or 'default'))
+    picture = Picture(relative_name(image, finder.root), path, size, image, split_name(subset or 'default'))
     where = Path(f'{path}: image {name}')
     read = read_each(shapes, lambda shape: _read_shape(*shape, size, settings, where, report), where, 'shapes')
     groups: dict[Any, list[Object]] = defaultdict(list)

@@ -1,6 +1,7 @@
 """What every reader returns, and what it reports."""
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -296,7 +297,7 @@ def files_below(folder: Path, settings: Settings, suffixes: tuple[str, ...]) -> 
 
 def relative_name(path: Path, root: Path) -> str:
     """Returns an image's name below `images/`: its path below the source without a leading `images/`, or its name."""
-    path, root = path.absolute(), root.absolute()
+    path, root = Path(os.path.abspath(path)), Path(os.path.abspath(root))  # without ..
     if not path.is_relative_to(root):
         return path.name
     name = path.relative_to(root).as_posix()

@@ -5,6 +5,9 @@ such a folder (mmfocal convert). With a config of a segmentor, DATA holds images
 """
 
 import argparse
+import io
+import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +74,18 @@ def _base_name(like: str, out: Path) -> str:
 
 
 def _check(out: Path) -> None:
-    """Builds the model and the data sets of the config that was written."""
+    """Builds the model and the data sets of the config that was written, without what libraries print."""
     from mmengine.registry import DATASETS, MODELS, init_default_scope
 
     from mmfocal.engine import read_config
 
     cfg = read_config(out)
     init_default_scope(cfg.default_scope)
-    MODELS.build(cfg.model)
-    for split in ('train', 'val'):
-        DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        MODELS.build(cfg.model)
+        for split in ('train', 'val'):
+            DATASETS.build(cfg[f'{split}_dataloader'].dataset)
 
 
 def _describe_boxes(args: argparse.Namespace, base: Any) -> tuple[str, list[str]]:
@@ -128,9 +133,7 @@ def _check_kind(like: str, base: Any, splits: dict) -> None:
     """
     train = str(base.train_dataloader)
     if 'Panoptic' in train or 'with_seg' in train:
-        raise ConfigError(
-            f'{like}: needs annotations of segments beside boxes; choose a config without panoptic or htc'
-        )
+        raise ConfigError(f'{like}: needs annotations of segments beside boxes; choose a config that is not panoptic')
     if isinstance(base.get('val_evaluator'), list):
         raise ConfigError(f'{like}: has several evaluators; choose a config with one')
     without = [split.ann_file for name, split in splits.items() if name != 'test' and not split.has_masks]

@@ -150,6 +150,17 @@ def _image_folder(root: Path, path: Path, split: str, names: list[str], folder: 
             raise MissingFileError(f'--{split}-images {folder}: has not the images of {path.name}; correct it')
     else:
         found = [place for place in _folders(root) if all((place / name).is_file() for name in sample)]
+        others = [name for name in WORDS if name != split]
+        of_others = [
+            place for place in found if any(_is_named_like(place.relative_to(root) / '_', name) for name in others)
+        ]
+        if found and len(of_others) == len(found):  # file names may repeat in every split
+            place = _relative(root, found[0])
+            raise DataError(
+                f'{root}: only {place} has files of the names in {path.name}; if they are its images, add '
+                f'--{split}-images {place}'
+            )
+        found = [place for place in found if place not in of_others]
         if len(found) > 1:
             found = [place for place in found if _is_named_like(place.relative_to(root) / '_', split)] or found
     if not found:

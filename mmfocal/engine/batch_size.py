@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
@@ -37,7 +38,7 @@ def choose_batch_size(runner: Runner, checkpoint: str | None) -> int:
         total = load_checkpoint(checkpoint).get('meta', {}).get('batch_size')
         if total:
             return max(total // get_world_size(), 1)
-    if not torch.cuda.is_available():
+    if not _has_gpu():
         raise ConfigError('--batch-size auto: PyTorch sees no GPU to fill; write a number')
     if runner.cfg.get('fsdp_units'):
         raise ConfigError('--batch-size auto: with fsdp_units a trial would need all processes; write a number')
@@ -46,7 +47,7 @@ def choose_batch_size(runner: Runner, checkpoint: str | None) -> int:
         fits = _fits_gpu(step)
         number = largest_that_fits(fits, min(MOST, step.num_samples // get_world_size()))
     step.restore()
-    lowest = torch.tensor(number, device='cuda')
+    lowest = torch.tensor(number, device=get_device())
     all_reduce(lowest, 'min')
     number = int(lowest)
     if not number:
@@ -132,6 +133,10 @@ class kept_random_numbers:
         self.fork.__exit__(*error)
         random.setstate(self.states[0])
         np.random.set_state(self.states[1])
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()
 
 
 def _fits_gpu(step: TrialStep) -> Callable[[int], bool]:

@@ -227,7 +227,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
     one = commands.add_parser('cifar10', help='classification of CIFAR-10')
     one.add_argument('folder', help='CIFAR-10 as JPEG files, train/CLASS/ and test/CLASS/')
-    one.add_argument('--size', type=int, default=64, help='side to which images are enlarged (default: 64)')
+    one.add_argument('--size', type=int, default=56, help='side to which images are enlarged (default: 56)')
     one.add_argument('--limit', type=int, metavar='N', help='the most images per class and split (default: all)')
     one.add_argument('--pretrain-steps', type=int, default=1000, help=f'of {BATCH} images (default: 1000)')
     one.add_argument('--steps', type=int, default=100, help=f'of fine-tuning, {BATCH} images each (default: 100)')

@@ -43,6 +43,9 @@ COMMANDS = {
                 'RepPoints V2: corner heatmaps and foreground map, predicted and annotated',
                 'mmfocal.visualization.heatmaps',
             ),
+            'attention': Command(
+                'what a token of a Focal Transformer attends to, and how far', 'mmfocal.visualization.attention_command'
+            ),
         },
     ),
     'benchmark': Command(

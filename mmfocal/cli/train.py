@@ -2,7 +2,8 @@
 
 import argparse
 
-from mmfocal.cli.arguments import add_config, add_runner
+from mmfocal.cli.arguments import add_config, add_evaluation, add_runner
+from mmfocal.cli.evaluation import set_evaluation
 from mmfocal.cli.guards import add_guards
 
 
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--wandb', action='store_true', help='log to Weights & Biases as well')
     parser.add_argument('--mlflow', action='store_true', help='log to MLflow as well')
+    add_evaluation(parser)
     add_runner(parser)
 
 
@@ -70,6 +72,7 @@ def main(args: argparse.Namespace) -> None:
 
     cfg = load_config(args)
     add_guards(cfg)
+    set_evaluation(cfg, args)
     if args.amp:
         command_line.enable_amp(cfg)
     if args.auto_scale_lr:

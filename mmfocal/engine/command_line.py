@@ -61,12 +61,17 @@ def read_config(path: str | Path, options: dict | None = None) -> Config:
             f'{path}: the environment variable {name} is empty; set it, or unset it for the default'
         ) from error
     cfg.merge_from_dict(options or {})
+    check_packages(cfg, str(path))
+    import_modules_from_strings(**(cfg.get('custom_imports') or dict(imports=None)))
+    return cfg
+
+
+def check_packages(cfg: Config, where: str) -> None:
+    """Raises a ConfigError if a config's types come from a package that is not installed; `where` names the config."""
     missing = [package for name, package in _packages(cfg).items() if not find_spec(name)]
     if missing:
         noun = 'package' if len(missing) == 1 else 'packages'
-        raise ConfigError(f'{path}: {noun} {", ".join(missing)} not installed; pip install {" ".join(missing)}')
-    import_modules_from_strings(**(cfg.get('custom_imports') or dict(imports=None)))
-    return cfg
+        raise ConfigError(f'{where}: {noun} {", ".join(missing)} not installed; pip install {" ".join(missing)}')
 
 
 def _packages(cfg: Config) -> dict[str, str]:

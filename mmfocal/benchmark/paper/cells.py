@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from mmfocal.visualization.pages import format_number
+
 METRICS = {  # with the paper's headings, in its order
     'box_ap': 'AP',
     'box_ap50': 'AP50',
@@ -35,8 +37,3 @@ def cells_of(row: dict[str, Any], key: str) -> list[str]:
         format_number(paper, f'.{digits}f'),
         '–' if gap is None else f'{gap:+.1f}{" %" if key in COSTS else ""}'.replace('-', '−'),
     ]
-
-
-def format_number(value: float | None, spec: str = '') -> str:
-    """Formats a number; a dash if there is none."""
-    return '–' if value is None else f'{value:{spec}}'

@@ -4,11 +4,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from mmfocal.benchmark.paper import plots
-from mmfocal.benchmark.paper.cells import COSTS, METRICS, cells_of, format_number
+from mmfocal.benchmark.paper.cells import COSTS, METRICS, cells_of
+from mmfocal.visualization.pages import make_environment
 
 COMPARED = ('ResNet', 'Swin')  # gains are over these
 OTHER_RUNS = 'Other runs'
@@ -40,18 +41,11 @@ def render_markdown(report: dict[str, Any]) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=select_autoescape(['html.j2']),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = make_environment(Path(__file__).parent)
     environment.filters.update(
         cells=cells_of,
         family=plots.family,
         measured=_measured,
-        number=format_number,
         plain=_plain,
         sign=_sign,
         status=_status,

@@ -5,33 +5,22 @@ import statistics
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mmfocal.benchmark.plotting import CSS_COLOURS, label_bars, pixel_figure, style, to_svg
+from mmfocal.visualization.plotting import (
+    CSS_COLOURS,
+    HEIGHT,
+    LEFT,
+    PLOT_STYLE,
+    RIGHT,
+    WIDTH,
+    label_bars,
+    new_axes,
+    style,
+    to_svg,
+)
 
 FAMILIES = ('ResNet', 'ResNeXt', 'PVT', 'ViL', 'Swin', 'Focal')
-WIDTH, HEIGHT = 560, 320  # pixels
-LEFT, RIGHT, TOP, BOTTOM = 46, 16, 22, 44  # margins around the axes
 Point = tuple[float, float, str]  # x, y and what it is
 Box = tuple[float, float, float, float]  # left, top, right and baseline of a label
-
-PLOT_STYLE = {
-    'font.size': 11.5,
-    'text.color': CSS_COLOURS['ink'],
-    'axes.edgecolor': CSS_COLOURS['soft'],
-    'axes.labelcolor': CSS_COLOURS['soft'],
-    'axes.spines.left': False,
-    'axes.grid': True,
-    'axes.grid.axis': 'y',
-    'axes.xmargin': 0,
-    'axes.ymargin': 0,
-    'grid.color': CSS_COLOURS['rule'],
-    'xtick.color': CSS_COLOURS['soft'],
-    'ytick.color': CSS_COLOURS['soft'],
-    'xtick.major.size': 0,
-    'xtick.major.pad': 8,
-    'ytick.major.pad': 7,
-    'ytick.major.size': 0,
-    'lines.linewidth': 1.8,
-}
 
 
 def family(backbone: str) -> str:
@@ -57,7 +46,7 @@ def plot_scatter(series: dict[str, dict[str, list[Point]]], x_name: str, y_name:
         return None
     titles = {}
     with style(**PLOT_STYLE):
-        figure, axes = _new_axes(WIDTH, HEIGHT, x_name, y_name)
+        figure, axes = new_axes(WIDTH, HEIGHT, x_name, y_name)
         for kind, families in series.items():
             for name, found in families.items():
                 _line(axes, [(x, y) for x, y, _ in sorted(found)], name, kind)
@@ -69,18 +58,6 @@ def plot_scatter(series: dict[str, dict[str, list[Point]]], x_name: str, y_name:
                     _point(axes, x, y, name, kind, list(titles)[-1])
         _label_points(figure, axes, points)
         return to_svg(figure, label, titles)
-
-
-def _new_axes(width: int, height: int, x_name: str, y_name: str) -> tuple[Figure, Axes]:
-    figure = pixel_figure(width, height)
-    size = (width - LEFT - RIGHT) / width, (height - TOP - BOTTOM) / height
-    axes = figure.add_axes((LEFT / width, BOTTOM / height, *size))
-    axes.locator_params(nbins=6, steps=[1, 2, 2.5, 5, 10])
-    axes.set_xlabel(x_name, loc='right')
-    axes.set_title(
-        y_name, loc='left', x=(4 - LEFT) / (width - LEFT - RIGHT), pad=9, fontsize='medium', color=CSS_COLOURS['soft']
-    )
-    return figure, axes
 
 
 def _line(axes: Axes, points: list[tuple[float, float]], name: str, kind: str) -> None:
@@ -151,7 +128,7 @@ def plot_gains(gains: list[tuple[str, dict[str, dict[str, float]]]], y_name: str
         return None
     titles, width = {}, 29 / ((WIDTH - LEFT - RIGHT) / len(gains))  # of a bar and its gap
     with style(**PLOT_STYLE):
-        figure, axes = _new_axes(WIDTH, HEIGHT, '', y_name)
+        figure, axes = new_axes(WIDTH, HEIGHT, '', y_name)
         for i, (method, over) in enumerate(gains):
             bars = [(name, kind, value) for name, kinds in over.items() for kind, value in kinds.items()]
             gap = width / 4
@@ -199,7 +176,7 @@ def plot_curves(
         highest = 2.5 * statistics.median(y for _, _, points in lines for _, y in points)
     titles = {}
     with style(**{**PLOT_STYLE, 'font.size': 13}):
-        figure, axes = _new_axes(360, 210, x_name, y_name)
+        figure, axes = new_axes(360, 210, x_name, y_name)
         axes.locator_params(nbins=4)
         for name, title, points in lines:
             points = [(x, min(y, highest)) for x, y in points]

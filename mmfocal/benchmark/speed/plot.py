@@ -7,11 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from mmfocal.benchmark.plotting import label_bars, style
 from mmfocal.benchmark.speed.comparison import Comparison
 from mmfocal.benchmark.speed.measure import Result, ratio
 from mmfocal.benchmark.speed.report import MIB
 from mmfocal.benchmark.speed.scaling import Point, scaling_exponents, scaling_points
+from mmfocal.visualization.plotting import label_bars, style
 
 # ours blue, roll + unfold orange, the others grey to black
 COLOURS = dict(

@@ -23,7 +23,7 @@ def read_xml(path: Path) -> Element:
         from defusedxml import DefusedXmlException, ElementTree
     except ModuleNotFoundError as error:
         raise MissingFileError(
-            'defusedxml: package not installed, which reads XML safely; pip install defusedxml'
+            "defusedxml, which reads XML safely: not installed; pip install 'mmfocal[convert]'"
         ) from error
     try:
         return ElementTree.parse(path).getroot()

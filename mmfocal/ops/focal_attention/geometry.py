@@ -87,6 +87,15 @@ class Layout:
         """Height and width of a padded map's pooled tokens at `level`."""
         return height // self.window_size * 2**level, width // self.window_size * 2**level
 
+    def pooled_windows(self, height: int, width: int, level: int) -> tuple[int, int, int]:
+        """Side of the sub-windows that are pooled at `level`, and top and left of the first, in tokens of a padded map.
+
+        If the side does not divide the window size, the sub-windows are centred on the map.
+        """
+        side = self.window_size // 2**level
+        rows, cols = self.pooled_size(height, width, level)
+        return side, (height - rows * side) // 2, (width - cols * side) // 2
+
     def positions(self, height: int, width: int) -> int:
         """Number of tokens of a padded map and its pooled levels."""
         return height * width + sum(math.prod(self.pooled_size(height, width, k)) for k in range(self.pooled_levels))

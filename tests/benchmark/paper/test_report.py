@@ -17,6 +17,8 @@ from mmfocal.benchmark.paper.cells import difference
 from mmfocal.benchmark.paper.page import render_html, render_markdown
 from mmfocal.benchmark.paper.report import make_report
 from mmfocal.errors import ConfigError
+from mmfocal.visualization import pages
+from mmfocal.visualization.plotting import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
 DATE = '20260101_000000'
@@ -264,7 +266,7 @@ def test_plots_are_accessible_and_in_the_pages_colours(svg, title):
     assert root.attrib['role'] == 'img' and root.attrib['aria-label'] == 'a "b"'
     assert [one.text for one in root.iter(f'{ns}title')] == [title]
     assert not re.search('#[0-9a-f]{6}', svg.replace('#m', '')) and 'var(--' in svg
-    css = Path(plots.__file__).with_name('page.css').read_text()
+    css = Path(pages.__file__).with_name('page.css').read_text()
     for name in set(re.findall(r'var\(--(\w+)\)', svg)):
         assert css.count(f'--{name}: ') == 3, 'light, dark by the system, dark by the button'
     assert not [one for one in root.iter(f'{ns}g') if 'id' in one.attrib]
@@ -277,7 +279,7 @@ def test_all_points_are_inside_round_axes():
     points = [(float(one.attrib['x']), float(one.attrib['y'])) for one in root.iter(f'{ns}use')]
     assert len(points) == 3
     for x, y in points:
-        assert plots.LEFT <= x <= plots.WIDTH - plots.RIGHT and plots.TOP <= y <= plots.HEIGHT - plots.BOTTOM
+        assert LEFT <= x <= WIDTH - RIGHT and TOP <= y <= HEIGHT - BOTTOM
     texts = [one.text for one in root.iter(f'{ns}text')]
     assert texts[:5] == ['200', '300', '400', '500', '600'] and {'42', '44', '46', '48', 'GFLOPs', 'AP'} <= set(texts)
 

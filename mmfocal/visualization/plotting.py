@@ -1,4 +1,4 @@
-"""Axes and colours of the benchmark's plots, and SVG whose colours are a page's CSS variables."""
+"""Axes and colours of the plots on pages, and SVG whose colours are a page's CSS variables."""
 
 import re
 from collections.abc import Iterator
@@ -22,6 +22,8 @@ LEFT_OUT = (  # of matplotlib's SVG: the page has its own font and styles
     r' transform="rotate\(-0 [^)]*\)"',
 )
 PIXELS_PER_INCH = 72  # the user unit of matplotlib's SVG
+WIDTH, HEIGHT = 560, 320  # pixels
+LEFT, RIGHT, TOP, BOTTOM = 46, 16, 22, 44  # margins around the axes
 
 STYLE = {
     'axes.spines.top': False,
@@ -31,11 +33,30 @@ STYLE = {
     'svg.fonttype': 'none',
     'svg.hashsalt': 'mmfocal',
 }
+PLOT_STYLE = {
+    'font.size': 11.5,
+    'text.color': CSS_COLOURS['ink'],
+    'axes.edgecolor': CSS_COLOURS['soft'],
+    'axes.labelcolor': CSS_COLOURS['soft'],
+    'axes.spines.left': False,
+    'axes.grid': True,
+    'axes.grid.axis': 'y',
+    'axes.xmargin': 0,
+    'axes.ymargin': 0,
+    'grid.color': CSS_COLOURS['rule'],
+    'xtick.color': CSS_COLOURS['soft'],
+    'ytick.color': CSS_COLOURS['soft'],
+    'xtick.major.size': 0,
+    'xtick.major.pad': 8,
+    'ytick.major.pad': 7,
+    'ytick.major.size': 0,
+    'lines.linewidth': 1.8,
+}
 
 
 @contextmanager
 def style(**settings: object) -> Iterator[None]:
-    """Applies the benchmark's style, and further settings of matplotlib, while figures are made and drawn."""
+    """Applies the style, and further settings of matplotlib, while figures are made and drawn."""
     with matplotlib.rc_context({**STYLE, **settings}):
         yield
 
@@ -43,6 +64,19 @@ def style(**settings: object) -> Iterator[None]:
 def pixel_figure(width: int, height: int) -> Figure:
     """Makes a figure whose size is in pixels of an SVG."""
     return Figure((width / PIXELS_PER_INCH, height / PIXELS_PER_INCH), dpi=PIXELS_PER_INCH, facecolor='none')
+
+
+def new_axes(width: int, height: int, x_name: str, y_name: str) -> tuple[Figure, Axes]:
+    """Makes a figure of a size in pixels, with the names of its axes at their ends; to be used within `style`."""
+    figure = pixel_figure(width, height)
+    size = (width - LEFT - RIGHT) / width, (height - TOP - BOTTOM) / height
+    axes = figure.add_axes((LEFT / width, BOTTOM / height, *size))
+    axes.locator_params(nbins=6, steps=[1, 2, 2.5, 5, 10])
+    axes.set_xlabel(x_name, loc='right')
+    axes.set_title(
+        y_name, loc='left', x=(4 - LEFT) / (width - LEFT - RIGHT), pad=9, fontsize='medium', color=CSS_COLOURS['soft']
+    )
+    return figure, axes
 
 
 def label_bars(axes: Axes, labels: list[str], **options: object) -> None:

@@ -1,0 +1,12 @@
+"""Predicting with a checkpoint: on images, folders and videos."""
+
+from importlib.util import find_spec
+
+from mmfocal.ops import mmcv_ops
+
+if find_spec('mmcv'):
+    mmcv_ops.install()  # before MMDetection and MMSegmentation import mmcv.ops, when a model is built
+
+from mmfocal.inference.model import load_model
+
+__all__ = ['load_model']

@@ -14,7 +14,7 @@ A difference from PyTorch above 1e-4 of the largest value (with --fp16: 3e-2) is
 
 import argparse
 
-OPTIONS = ('size', 'dynamic', 'batch_size', 'fp16', 'with_nms', 'label_map', 'with_preprocessing', 'time')
+OPTIONS = ('size', 'dynamic', 'fp16', 'with_nms', 'label_map', 'with_preprocessing', 'time')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,14 +69,11 @@ def main(args: argparse.Namespace) -> None:
     if out.exists():
         raise ConfigError(f'{out}: the file exists already; choose another name with --out, or remove it')
     if args.format == 'safetensors':
-        for name in OPTIONS:
-            if getattr(args, name) not in (None, False, 1) or args.part != 'model':
-                raise ConfigError('--format safetensors: it takes only --config and --out; leave the others out')
+        if any(getattr(args, name) for name in OPTIONS) or args.part != 'model' or args.batch_size != 1:
+            raise ConfigError('--format safetensors: it takes only --config and --out; leave the others out')
         *_, meta = safetensors_format.write_checkpoint(args.checkpoint, args.config, out)
         classes, metrics = len(meta['dataset_meta']['classes']), len(meta['metrics'])
-        print(
-            f'{out}: {out.stat().st_size / 2**20:.1f} MiB, config, {classes} classes, {metrics} metrics; loads as it was'
-        )
+        print(f'{out}: {out.stat().st_size / 2**20:.1f} MiB, config, {classes} classes, {metrics} metrics; loads equal')
         return
     model, cfg = load_model(args.checkpoint, args.config, device='cpu')
     report = export_model(

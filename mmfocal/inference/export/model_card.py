@@ -84,7 +84,7 @@ def make_card(model: nn.Module, cfg: Config, meta: dict[str, Any], license: str 
         library_name='mmfocal', pipeline_tag=task, tags=[task, 'mmsegmentation' if semantic else 'mmdetection']
     )
     if backbone == 'FocalTransformer':
-        tags.append('focal-transformer')
+        front['tags'].append('focal-transformer')
     metrics = {key: value for key, value in meta['metrics'].items() if value != -1}  # COCO's for no object of a size
     results = ''
     if metrics:

@@ -40,7 +40,7 @@ def run(monkeypatch, *args):
 def test_safetensors_hold_what_predicting_needs(checkpoint, tmp_path, monkeypatch, capsys):
     out = tmp_path / 'model.safetensors'
     run(monkeypatch, 'export', checkpoint, '--format', 'safetensors', '--out', out)
-    assert re.search(r'config, \d classes, 3 metrics; loads as it was', capsys.readouterr().out)
+    assert re.search(r'config, \d classes, 3 metrics; loads equal', capsys.readouterr().out)
     content = load_checkpoint(out)
     assert content['meta']['metrics'] == METRICS and content['meta']['source'] == 'epoch_2.pth'
     model, _ = load_model(checkpoint, device='cpu')
@@ -84,6 +84,7 @@ def test_mistakes_are_one_sentence(checkpoint, tmp_path, monkeypatch, capsys):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/file').touch()
     (tmp_path / 'there.onnx').touch()
+    monkeypatch.chdir(tmp_path)
     for args, message in (
         (('hub-folder', checkpoint, tmp_path / 'full'), 'it exists and is not empty'),
         (('export', checkpoint, '--format', 'safetensors', '--fp16'), 'takes only --config and --out'),

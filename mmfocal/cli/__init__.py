@@ -47,6 +47,7 @@ COMMANDS = {
             ),
         },
     ),
+    'browse': Command('draw augmented training samples with their annotations', 'mmfocal.visualization.browse'),
     'benchmark': Command(
         "measure speed, memory and FLOPs; reproduce the paper's tables",
         commands={

@@ -2,7 +2,8 @@
 
 import argparse
 
-from mmfocal.cli.arguments import add_config, add_runner
+from mmfocal.cli.arguments import add_config, add_evaluation, add_runner
+from mmfocal.cli.evaluation import set_evaluation
 from mmfocal.cli.guards import add_guards
 
 
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate to the actual total batch size'
     )
+    add_evaluation(parser)
     add_runner(parser)
 
 
@@ -41,6 +43,7 @@ def main(args: argparse.Namespace) -> None:
 
     cfg = load_config(args)
     add_guards(cfg)
+    set_evaluation(cfg, args)
     if args.amp:
         enable_amp(cfg)
     if args.auto_scale_lr:

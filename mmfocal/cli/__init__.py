@@ -45,6 +45,7 @@ COMMANDS = {
             'attention': Command(
                 'what a token of a Focal Transformer attends to, and how far', 'mmfocal.visualization.attention_command'
             ),
+            'features': Command('feature maps, and class activation maps', 'mmfocal.visualization.features'),
         },
     ),
     'browse': Command('draw augmented training samples with their annotations', 'mmfocal.visualization.browse'),

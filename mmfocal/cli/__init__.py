@@ -48,6 +48,9 @@ COMMANDS = {
             'features': Command('feature maps, and class activation maps', 'mmfocal.visualization.features'),
         },
     ),
+    'data-stats': Command(
+        "count the boxes, sizes and pixels of a config's data sets", 'mmfocal.visualization.data_stats'
+    ),
     'browse': Command('draw augmented training samples with their annotations', 'mmfocal.visualization.browse'),
     'benchmark': Command(
         "measure speed, memory and FLOPs; reproduce the paper's tables",

@@ -245,9 +245,8 @@ def _sentences(totals: dict, coverage: dict | None) -> list[str]:
         f'{totals["images"]} images with {totals["boxes"]} boxes of {per_image["mean"]:g} per image '
         f'(median {per_image["median"]:g}, most {per_image["most"]}); {totals["empty"]} images have none, '
         f'{totals["ignored"]} boxes are ignored',
-        'sizes by area of the box: '
-        + ', '.join(f'{totals[size]} {size}' for size in SIZES)
-        + ' (up to 32², 96² and more pixels)',
+        'sizes by area of the box, below 32², below 96² and larger: '
+        + ', '.join(f'{totals[size]} {size}' for size in SIZES),
     ]
     if coverage and coverage['share'] is not None:
         by_size = ', '.join(f'{size} {coverage[size]:.1%}' for size in SIZES if coverage[size] is not None)

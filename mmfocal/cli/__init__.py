@@ -34,6 +34,7 @@ class Command:
 COMMANDS = {
     'train': Command('train a detector or segmentor', 'mmfocal.cli.train'),
     'test': Command('test a checkpoint', 'mmfocal.cli.test'),
+    'predict': Command('predict on images, folders and videos', 'mmfocal.cli.predict'),
     'init-config': Command('write a config for your own data', 'mmfocal.cli.init_config'),
     'check-dataset': Command("list the problems of a config's data sets", 'mmfocal.cli.check_dataset'),
     'visualize': Command(

@@ -34,6 +34,7 @@ class Command:
 COMMANDS = {
     'train': Command('train a detector or segmentor', 'mmfocal.cli.train'),
     'test': Command('test a checkpoint', 'mmfocal.cli.test'),
+    'predict': Command('predict on images, folders and videos', 'mmfocal.cli.predict'),
     'init-config': Command('write a config for your own data', 'mmfocal.cli.init_config'),
     'check-dataset': Command("list the problems of a config's data sets", 'mmfocal.cli.check_dataset'),
     'visualize': Command(
@@ -75,6 +76,7 @@ COMMANDS = {
             'cvat': Command("CVAT's XML, of images or videos, to COCO", 'mmfocal.cli.convert_data_cvat'),
         },
     ),
+    'export': Command("export a checkpoint's model: ONNX, torch.export, AOTInductor", 'mmfocal.cli.export'),
     'publish': Command('strip a training checkpoint to its weights, for others to use', 'mmfocal.cli.publish'),
     'make-shapes': Command('make the shapes data set, in the layout of COCO 2017', 'mmfocal.cli.make_shapes'),
     'demo': Command('train a small detector on shapes in minutes, on a CPU', 'mmfocal.cli.demo'),

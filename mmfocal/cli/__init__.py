@@ -34,6 +34,8 @@ class Command:
 COMMANDS = {
     'train': Command('train a detector or segmentor', 'mmfocal.cli.train'),
     'test': Command('test a checkpoint', 'mmfocal.cli.test'),
+    'predict': Command('predict on images, folders and videos', 'mmfocal.cli.predict'),
+    'init-config': Command('write a config for your own data', 'mmfocal.cli.init_config'),
     'check-dataset': Command("list the problems of a config's data sets", 'mmfocal.cli.check_dataset'),
     'visualize': Command(
         'draw what a network sees',
@@ -61,13 +63,17 @@ COMMANDS = {
         },
     ),
     'convert': Command(
-        'convert weights',
+        'convert data sets and weights',
         commands={
             'released': Command(
                 "a released Focal Transformer checkpoint, PyTorch's or Paddle's", 'mmfocal.cli.convert_released'
             ),
             'swin': Command('a Swin Transformer checkpoint, as a start for Focal', 'mmfocal.cli.convert_swin'),
             'format': Command('a checkpoint between .pth and .safetensors', 'mmfocal.cli.convert_format'),
+            'voc': Command('a Pascal VOC data set to COCO', 'mmfocal.cli.convert_data_voc'),
+            'yolo': Command('a YOLO data set, boxes or polygons, to COCO', 'mmfocal.cli.convert_data_yolo'),
+            'labelme': Command("labelme's files to COCO", 'mmfocal.cli.convert_data_labelme'),
+            'cvat': Command("CVAT's XML, of images or videos, to COCO", 'mmfocal.cli.convert_data_cvat'),
         },
     ),
     'publish': Command('strip a training checkpoint to its weights, for others to use', 'mmfocal.cli.publish'),

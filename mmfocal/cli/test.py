@@ -5,7 +5,8 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from mmfocal.cli.arguments import add_config, add_runner
+from mmfocal.cli.arguments import add_config, add_evaluation, add_runner
+from mmfocal.cli.evaluation import set_evaluation
 from mmfocal.cli.guards import add_guards
 from mmfocal.errors import ConfigError
 
@@ -21,6 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--show-dir', help='folder for pictures of ground truth and predictions')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image')
     parser.add_argument('--tta', action='store_true', help="test-time augmentation, by the config's tta_pipeline")
+    parser.add_argument(
+        '--report',
+        metavar='DIR',
+        help='folder for report.html, with figures by class, errors and the worst images, and report.json',
+    )
+    add_evaluation(parser)
     add_runner(parser)
 
 
@@ -38,9 +45,11 @@ def main(args: argparse.Namespace) -> None:
 
     import mmfocal.registration  # noqa: F401  registers what configs name
     from mmfocal.engine import load_config
+    from mmfocal.visualization.reports.report import TestReport
 
     cfg = load_config(args)
     add_guards(cfg)
+    set_evaluation(cfg, args)
     cfg.load_from = args.checkpoint
     segmentation = cfg.get('default_scope') == 'mmseg'
     if args.show or args.show_dir:
@@ -59,7 +68,10 @@ def main(args: argparse.Namespace) -> None:
         if cfg.default_scope == 'mmdet':
             from mmdet.evaluation import DumpDetResults as metric
         runner.test_evaluator.metrics.append(metric(out_file_path=args.out))
-    runner.test()
+    report = TestReport(runner, args.report, args.config, args.checkpoint) if args.report else None
+    metrics = runner.test()
+    if report:
+        report.write(metrics)
 
 
 def evaluators(cfg: Config) -> list[ConfigDict]:

@@ -8,5 +8,7 @@ if find_spec('mmcv'):
     mmcv_ops.install()  # before MMDetection and MMSegmentation import mmcv.ops, when a model is built
 
 from mmfocal.inference.model import load_model
+from mmfocal.inference.predictor import Predictor
+from mmfocal.inference.results import Prediction, Segment
 
-__all__ = ['load_model']
+__all__ = ['Prediction', 'Predictor', 'Segment', 'load_model']

@@ -137,7 +137,7 @@ def _find_dataset_meta(
         palette = found.get('palette')
         if hasattr(palette, 'tolist'):
             palette = palette.tolist()
-        if not isinstance(palette, (list, tuple)) or len(palette) < len(names):
+        if not isinstance(palette, (list, tuple)) or len(palette) != len(names):  # another data set's, by inheritance
             palette = make_palette(len(names))
         return found | dict(classes=tuple(map(str, names)), palette=[tuple(colour) for colour in palette])
     if number is None:

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = {
     'train.py': ['train'],
     'test.py': ['test'],
+    'predict.py': ['predict'],
     'check_dataset.py': ['check-dataset'],
     'visualize.py': ['visualize'],
     'benchmark.py': ['benchmark'],

@@ -49,6 +49,7 @@ COMMANDS = {
             ),
         },
     ),
+    'plot-logs': Command('draw the losses, metrics and times of trainings', 'mmfocal.benchmark.logs'),
     'benchmark': Command(
         "measure speed, memory and FLOPs; reproduce the paper's tables",
         commands={

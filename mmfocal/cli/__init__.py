@@ -49,6 +49,7 @@ COMMANDS = {
             ),
         },
     ),
+    'plot-logs': Command('draw the losses, metrics and times of trainings', 'mmfocal.benchmark.logs'),
     'benchmark': Command(
         "measure speed, memory and FLOPs; reproduce the paper's tables",
         commands={
@@ -76,6 +77,7 @@ COMMANDS = {
             'cvat': Command("CVAT's XML, of images or videos, to COCO", 'mmfocal.cli.convert_data_cvat'),
         },
     ),
+    'export': Command("export a checkpoint's model: ONNX, torch.export, AOTInductor", 'mmfocal.cli.export'),
     'publish': Command('strip a training checkpoint to its weights, for others to use', 'mmfocal.cli.publish'),
     'make-shapes': Command('make the shapes data set, in the layout of COCO 2017', 'mmfocal.cli.make_shapes'),
     'demo': Command('train a small detector on shapes in minutes, on a CPU', 'mmfocal.cli.demo'),

@@ -6,8 +6,9 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 
 from mmfocal.cli.arguments import add_config, add_evaluation, add_runner
-from mmfocal.cli.evaluation import set_evaluation
+from mmfocal.cli.evaluation import evaluators_of, set_evaluation
 from mmfocal.cli.guards import add_guards
+from mmfocal.cli.submission import Submission
 from mmfocal.errors import ConfigError
 
 
@@ -26,6 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--report',
         metavar='DIR',
         help='folder for report.html, with figures by class, errors and the worst images, and report.json',
+    )
+    parser.add_argument(
+        '--format-only',
+        nargs='?',
+        const='',
+        metavar='NAME',
+        help="write predictions for images without annotations as COCO's test servers, or MMSegmentation's, take them, "
+        'into WORK_DIR/submission, or into the folder --out for label maps; NAME of the algorithm, default: the '
+        "config's",
     )
     add_evaluation(parser)
     add_runner(parser)
@@ -56,10 +66,16 @@ def main(args: argparse.Namespace) -> None:
         enable_visualization(cfg, args, segmentation)
     if args.tta:
         enable_tta(cfg, args.config, segmentation)
-    if args.out and segmentation:
-        for evaluator in evaluators(cfg):
+    submission = None
+    if args.format_only is not None:
+        if args.report:
+            raise ConfigError('--format-only: --report needs annotations; leave out one of them')
+        folder = args.out if args.out and segmentation else str(Path(cfg.work_dir, 'submission'))
+        submission = Submission(cfg, args.config, args.format_only or Path(cfg.filename).stem, folder)
+    elif args.out and segmentation:
+        for evaluator in evaluators_of(cfg):
             evaluator.update(output_dir=args.out, keep_results=True)
-    elif args.out and not args.out.endswith(('.pkl', '.pickle')):
+    if args.out and not segmentation and not args.out.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out: {args.out} must end in .pkl; rename it')
 
     runner = RUNNERS.build(cfg)
@@ -72,11 +88,8 @@ def main(args: argparse.Namespace) -> None:
     metrics = runner.test()
     if report:
         report.write(metrics)
-
-
-def evaluators(cfg: Config) -> list[ConfigDict]:
-    """Returns the settings of all test evaluators."""
-    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    if submission:
+        submission.pack()
 
 
 def enable_visualization(cfg: Config, args: argparse.Namespace, segmentation: bool) -> None:
@@ -116,7 +129,7 @@ def enable_tta(cfg: Config, name: str, segmentation: bool) -> None:
     if not segmentation and cfg.model.get('roi_head', {}).get('mask_head'):
         print('--tta: boxes only, since MMDetection does not merge masks; the mask head is not used')
         cfg.model.roi_head.mask_head = None
-        for evaluator in evaluators(cfg):
+        for evaluator in evaluators_of(cfg):
             if 'segm' in evaluator.get('metric', ()):
                 evaluator.metric = 'bbox'
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

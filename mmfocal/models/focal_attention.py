@@ -94,14 +94,14 @@ class FocalAttention(nn.Module):
         """
         h, w, dim = x.shape[1:]
         ws, heads = self.layout.window_size, self.num_heads
-        height, width = -(-h // ws) * ws, -(-w // ws) * ws
-        if (height, width) != (h, w):
+        height, width = (h + ws - 1) // ws * ws, (w + ws - 1) // ws * ws
+        if torch.jit.is_tracing() or (height, width) != (h, w):  # a trace may be for other sizes
             x = F.pad(x, (0, 0, 0, width - w, 0, height - h))
         shift = self.shift if min(height, width) > ws else 0
         if shift:
             x = x.roll((-shift, -shift), (1, 2))
 
-        qkv = self.qkv(x).unflatten(-1, (3, heads, dim // heads))
+        qkv = self.qkv(x).reshape(x.shape[0], height, width, 3, heads, dim // heads)
         pooled_kv = []
         for level in range(self.layout.pooled_levels):
             pooled = self.qkv(self._pool(x, level)).unflatten(-1, (3, heads, dim // heads))

@@ -19,6 +19,7 @@ SCRIPTS = {
     'visualize.py': ['visualize'],
     'benchmark.py': ['benchmark'],
     'demo.py': ['demo'],
+    'export.py': ['export'],
     'model_converters/released_to_mmfocal.py': ['convert', 'released'],
     'dataset_converters/make_shapes.py': ['make-shapes'],
 }

@@ -64,6 +64,7 @@ def _detection(analysis: DetectionAnalysis) -> dict[str, Any]:
             AP75=one['AP75'],
         )
         for one in analysis.classes
+        if one['annotations']
     ]
     errors = analysis.errors
     rows = [dict(name=kind, count=errors.counts[kind], gain=errors.gains[kind]) for kind in KINDS]

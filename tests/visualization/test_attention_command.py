@@ -85,6 +85,8 @@ def test_a_bare_backbone(run, classifier, tmp_path):
         ),
         dict(downsample='merge', focal_pool='mean', mlp_ratio=2.0, in_channels=4),
         dict(pre_norm=True, focal_levels=(1, 1, 1, 1)),
+        dict(stem_blocks=0),
+        dict(stem_blocks=2, conv_embed=True),
     ],
     ids=str,
 )

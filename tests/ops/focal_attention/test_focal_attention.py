@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from mmfocal.ops import focal_attention
 from mmfocal.ops.focal_attention import Layout
-from mmfocal.ops.focal_attention.geometry import get_geometry, window_partition, window_reverse
+from mmfocal.ops.focal_attention.geometry import get_geometry, own_tokens_first, window_partition, window_reverse
 
 BACKENDS = ('reference', 'gather')
 
@@ -203,3 +203,13 @@ def test_the_operator_needs_torch_alone():
     blocked = ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'cv2', 'triton')
     code = f'import sys; sys.modules.update(dict.fromkeys({blocked})); import mmfocal.ops'
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize('window_size, expand_size', [(1, 0), (1, 1), (4, 0), (7, 3), (5, 5)])
+def test_own_tokens_come_first_each_part_row_major(window_size, expand_size):
+    side = window_size + 2 * expand_size
+    own = torch.zeros(side, side, dtype=torch.bool)
+    own[expand_size : expand_size + window_size, expand_size : expand_size + window_size] = True
+    expected = torch.cat([own.flatten().nonzero()[:, 0], (~own).flatten().nonzero()[:, 0]])
+    order = own_tokens_first(Layout(window_size=window_size, expand_size=expand_size), torch.device('cpu'))
+    assert torch.equal(order, expected)

@@ -15,7 +15,7 @@ CHANNELS = [16, 32, 64, 128]
 def build(name: str, **backbone) -> tuple[nn.Module, Config]:
     """Returns a model with random weights that detects something in random images, and its config."""
     cfg = read_config(name)
-    cfg.model.backbone.update(arch=ARCH, **backbone)
+    cfg.model.backbone = dict(cfg.model.backbone) | dict(arch=ARCH) | backbone  # `update` would merge dicts
     for name in ('neck',) if cfg.model.get('neck') else ('decode_head', 'auxiliary_head'):
         part = cfg.model.get(name) or {}
         channels = part.get('in_channels')

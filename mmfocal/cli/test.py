@@ -8,7 +8,6 @@ from mmengine.config import Config, ConfigDict
 from mmfocal.cli.arguments import add_config, add_evaluation, add_runner
 from mmfocal.cli.evaluation import evaluators_of, set_evaluation
 from mmfocal.cli.guards import add_guards
-from mmfocal.cli.submission import Submission
 from mmfocal.errors import ConfigError
 
 
@@ -54,6 +53,7 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.registry import RUNNERS
 
     import mmfocal.registration  # noqa: F401  registers what configs name
+    from mmfocal.cli.submission import Submission  # imports torch, which --help does not wait for
     from mmfocal.engine import load_config
     from mmfocal.visualization.reports.report import TestReport
 

@@ -70,6 +70,8 @@ def main(args: argparse.Namespace) -> None:
     if args.format_only is not None:
         if args.report:
             raise ConfigError('--format-only: --report needs annotations; leave out one of them')
+        from mmfocal.cli.submission import Submission  # it imports torch, which parsing does without
+
         folder = args.out if args.out and segmentation else str(Path(cfg.work_dir, 'submission'))
         submission = Submission(cfg, args.config, args.format_only or Path(cfg.filename).stem, folder)
     elif args.out and segmentation:

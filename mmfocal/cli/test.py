@@ -53,7 +53,6 @@ def main(args: argparse.Namespace) -> None:
     from mmengine.registry import RUNNERS
 
     import mmfocal.registration  # noqa: F401  registers what configs name
-    from mmfocal.cli.submission import Submission  # imports torch, which --help does not wait for
     from mmfocal.engine import load_config
     from mmfocal.visualization.reports.report import TestReport
 

@@ -108,7 +108,7 @@ def compile_for(arch: str, window_size: int, head_dim: int, dtype: str) -> tuple
     driver.set_active(NoGpu(target))
 
     # windows at the border, shifted, with a pooled level: no variant of the kernels does more
-    layout = Layout(window_size, min(3, window_size), 3, 1, 'mask', True)
+    layout = Layout(window_size, 1, 1, 1, 'mask', True)
     side = 2 * window_size
     q, k, v = torch.zeros(1, side, side, 3, 1, head_dim, dtype=DTYPES[dtype]).unbind(3)
     estimate = backend.shared_memory(backend.pad_queries(layout), head_dim, q.dtype, gpu)

@@ -34,6 +34,8 @@ class Command:
 COMMANDS = {
     'train': Command('train a detector or segmentor', 'mmfocal.cli.train'),
     'test': Command('test a checkpoint', 'mmfocal.cli.test'),
+    'predict': Command('predict on images, folders and videos', 'mmfocal.cli.predict'),
+    'init-config': Command('write a config for your own data', 'mmfocal.cli.init_config'),
     'check-dataset': Command("list the problems of a config's data sets", 'mmfocal.cli.check_dataset'),
     'visualize': Command(
         'draw what a network sees',
@@ -42,8 +44,12 @@ COMMANDS = {
                 'RepPoints V2: corner heatmaps and foreground map, predicted and annotated',
                 'mmfocal.visualization.heatmaps',
             ),
+            'attention': Command(
+                'what a token of a Focal Transformer attends to, and how far', 'mmfocal.visualization.attention_command'
+            ),
         },
     ),
+    'plot-logs': Command('draw the losses, metrics and times of trainings', 'mmfocal.benchmark.logs'),
     'benchmark': Command(
         "measure speed, memory and FLOPs; reproduce the paper's tables",
         commands={
@@ -58,15 +64,20 @@ COMMANDS = {
         },
     ),
     'convert': Command(
-        'convert weights',
+        'convert data sets and weights',
         commands={
             'released': Command(
                 "a released Focal Transformer checkpoint, PyTorch's or Paddle's", 'mmfocal.cli.convert_released'
             ),
             'swin': Command('a Swin Transformer checkpoint, as a start for Focal', 'mmfocal.cli.convert_swin'),
             'format': Command('a checkpoint between .pth and .safetensors', 'mmfocal.cli.convert_format'),
+            'voc': Command('a Pascal VOC data set to COCO', 'mmfocal.cli.convert_data_voc'),
+            'yolo': Command('a YOLO data set, boxes or polygons, to COCO', 'mmfocal.cli.convert_data_yolo'),
+            'labelme': Command("labelme's files to COCO", 'mmfocal.cli.convert_data_labelme'),
+            'cvat': Command("CVAT's XML, of images or videos, to COCO", 'mmfocal.cli.convert_data_cvat'),
         },
     ),
+    'export': Command("export a checkpoint's model: ONNX, torch.export, AOTInductor", 'mmfocal.cli.export'),
     'publish': Command('strip a training checkpoint to its weights, for others to use', 'mmfocal.cli.publish'),
     'make-shapes': Command('make the shapes data set, in the layout of COCO 2017', 'mmfocal.cli.make_shapes'),
     'demo': Command('train a small detector on shapes in minutes, on a CPU', 'mmfocal.cli.demo'),

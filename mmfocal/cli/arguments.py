@@ -25,3 +25,13 @@ def add_runner(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def add_evaluation(parser: argparse.ArgumentParser) -> None:
+    """Adds how detections are evaluated."""
+    parser.add_argument('--classwise', action='store_true', help='log and return the AP, or PQ, of each class as well')
+    parser.add_argument(
+        '--eval-backend',
+        choices=('pycocotools', 'faster'),
+        help='what computes AP: faster is faster-coco-eval, with equal figures (default: pycocotools)',
+    )

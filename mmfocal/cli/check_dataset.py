@@ -21,6 +21,7 @@ from mmfocal.cli.guards import add_guards
 from mmfocal.errors import ConfigError
 
 MAX_MESSAGES = 20  # of one kind in the terminal; a JSON file takes all
+WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--workers',
         type=int,
-        default=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+        default=WORKERS,
         metavar='N',
         help='processes that decode; default: one per core',
     )
@@ -54,7 +55,6 @@ def main(args: argparse.Namespace) -> None:
         UserError: If the config cannot be used.
     """
     import mmfocal.registration  # noqa: F401  registers what configs name
-    from mmfocal.datasets.validation.issues import count_by_kind
     from mmfocal.datasets.wrappers import iterate_inner
     from mmfocal.engine import read_config
 
@@ -69,15 +69,12 @@ def main(args: argparse.Namespace) -> None:
                 continue
             seen.append(dataset)
             found, checks = _find_issues(dataset)
-            found += _decode_all(checks, args.workers) if args.images else _find_absent(checks)
+            found += decode_all(checks, args.workers) if args.images else _find_absent(checks)
             issues += [(split, issue) for issue in found]
             files += len(checks)
     if not seen:
         raise ConfigError(f'{args.config} has no data set for {", ".join(args.split)}; name another --split')
-    _print_messages(issues)
-    totals = count_by_kind(issue for _, issue in issues)
-    for level, kinds in totals.items():
-        print(f'{sum(kinds.values())} {level}s' + ''.join(f'\n  {number:7} {kind}' for kind, number in kinds.items()))
+    totals = print_issues(issues)
     what = 'decoded' if args.images else 'looked for, none decoded (--images)'
     print(f'{files} files of {len(seen)} data sets {what} in {time.time() - start:.1f} s')
     if args.json:
@@ -105,7 +102,7 @@ def _find_issues(cfg: dict) -> tuple[list, list]:
     return dataset.find_issues()
 
 
-def _decode_all(checks: list, workers: int) -> list:
+def decode_all(checks: list, workers: int = WORKERS) -> list:
     """Runs all checks of files in several processes, and returns their issues."""
     show = sys.stderr.isatty()
     progress = ProgressBar(len(checks), file=sys.stderr if show else open(os.devnull, 'w'))
@@ -134,8 +131,17 @@ def _find_absent(checks: list) -> list:
     ]
 
 
-def _print_messages(issues: list[tuple[str, object]]) -> None:
-    """Prints the messages by level and kind."""
+def print_issues(issues: list[tuple[str, object]]) -> dict[str, dict[str, int]]:
+    """Prints messages and counts by level and kind.
+
+    Args:
+        issues: With their splits.
+
+    Returns:
+        The counts, as `count_by_kind`.
+    """
+    from mmfocal.datasets.validation.issues import count_by_kind
+
     by_kind = defaultdict(list)
     for split, issue in issues:
         by_kind[issue.level, issue.kind].append(f'{issue.level}: {issue.message} [{split}]')
@@ -144,3 +150,7 @@ def _print_messages(issues: list[tuple[str, object]]) -> None:
             print('\n'.join(messages[:MAX_MESSAGES]))
             if len(messages) > MAX_MESSAGES:
                 print(f'{level}: … and {len(messages) - MAX_MESSAGES} more of this kind')
+    totals = count_by_kind(issue for _, issue in issues)
+    for level, kinds in totals.items():
+        print(f'{sum(kinds.values())} {level}s' + ''.join(f'\n  {number:7} {kind}' for kind, number in kinds.items()))
+    return totals

@@ -52,6 +52,7 @@ def main(args: argparse.Namespace) -> None:
     average_precision = scalar.current() if scalar else 0.0  # absent if nothing at all was detected
     sheet = draw(runner, Path(args.work_dir) / 'pictures')
     checkpoint = Path(args.work_dir, 'last_checkpoint').read_text()
+    unseen = predict_unseen(checkpoint, Path(args.work_dir) / 'unseen.jpg')
     python = Path(sys.executable)
     python = python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else 'python'
 
@@ -60,11 +61,25 @@ def main(args: argparse.Namespace) -> None:
     print(f"""
 box AP {average_precision:.3f} on {NUM_VAL} held-out images (seed {args.seed}), {minutes:.1f} minutes in all
 ground truth (left) beside predictions (right): {sheet}
+prediction on an image of another set: {unseen}
 
 Try next: test the checkpoint with flipped images (python -m mmfocal test --help lists more):
   SHAPES_ROOT={shapes} {test} --tta --show-dir {args.work_dir}/all
 or train on COCO (README.md, "Data"):
   COCO_ROOT=data/coco/ FOCAL_TINY=none {python} -m mmfocal train atss_focal_tiny_3x""")
+
+
+def predict_unseen(checkpoint: str, path: Path) -> Path:
+    """Draws what the checkpoint finds in an image that is in no data set; returns `path`, the picture."""
+    import numpy as np
+
+    from mmfocal import Predictor
+    from mmfocal.datasets.shapes import make_image
+
+    image = make_image(np.random.default_rng(7), size=(128, 136))[0][..., ::-1]  # RGB
+    predictor = Predictor(checkpoint)
+    predictor.draw(image, predictor(image), path)
+    return path
 
 
 def draw(runner: 'Runner', folder: Path, count: int = 12, score_thr: float = 0.3) -> Path:

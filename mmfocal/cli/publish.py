@@ -1,8 +1,8 @@
 """Strips a training checkpoint to its weights, for others to use.
 
-The file holds the parameters and the classes, which plain torch.load(..., weights_only=True) reads, and neither the
-optimizer nor the log. Of a training with moving averages (EMA) it holds the averages. The first 8 digits of its SHA-256
-are added to the name, as torch.hub expects: DST-0123abcd.pth.
+The file holds the parameters, the classes and the config as text, which plain torch.load(..., weights_only=True) reads,
+and neither the optimizer nor the log. Of a training with moving averages (EMA) it holds the averages. The first 8
+digits of its SHA-256 are added to the name, as torch.hub expects: DST-0123abcd.pth.
 """
 
 import argparse

@@ -5,8 +5,10 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
-from mmfocal.cli.arguments import add_config, add_runner
+from mmfocal.cli.arguments import add_config, add_evaluation, add_runner
+from mmfocal.cli.evaluation import evaluators_of, set_evaluation
 from mmfocal.cli.guards import add_guards
+from mmfocal.cli.submission import Submission
 from mmfocal.errors import ConfigError
 
 
@@ -21,6 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--show-dir', help='folder for pictures of ground truth and predictions')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image')
     parser.add_argument('--tta', action='store_true', help="test-time augmentation, by the config's tta_pipeline")
+    parser.add_argument(
+        '--report',
+        metavar='DIR',
+        help='folder for report.html, with figures by class, errors and the worst images, and report.json',
+    )
+    parser.add_argument(
+        '--format-only',
+        nargs='?',
+        const='',
+        metavar='NAME',
+        help="write predictions for images without annotations as COCO's test servers, or MMSegmentation's, take them, "
+        'into WORK_DIR/submission, or into the folder --out for label maps; NAME of the algorithm, default: the '
+        "config's",
+    )
+    add_evaluation(parser)
     add_runner(parser)
 
 
@@ -38,19 +55,27 @@ def main(args: argparse.Namespace) -> None:
 
     import mmfocal.registration  # noqa: F401  registers what configs name
     from mmfocal.engine import load_config
+    from mmfocal.visualization.reports.report import TestReport
 
     cfg = load_config(args)
     add_guards(cfg)
+    set_evaluation(cfg, args)
     cfg.load_from = args.checkpoint
     segmentation = cfg.get('default_scope') == 'mmseg'
     if args.show or args.show_dir:
         enable_visualization(cfg, args, segmentation)
     if args.tta:
         enable_tta(cfg, args.config, segmentation)
-    if args.out and segmentation:
-        for evaluator in evaluators(cfg):
+    submission = None
+    if args.format_only is not None:
+        if args.report:
+            raise ConfigError('--format-only: --report needs annotations; leave out one of them')
+        folder = args.out if args.out and segmentation else str(Path(cfg.work_dir, 'submission'))
+        submission = Submission(cfg, args.config, args.format_only or Path(cfg.filename).stem, folder)
+    elif args.out and segmentation:
+        for evaluator in evaluators_of(cfg):
             evaluator.update(output_dir=args.out, keep_results=True)
-    elif args.out and not args.out.endswith(('.pkl', '.pickle')):
+    if args.out and not segmentation and not args.out.endswith(('.pkl', '.pickle')):
         raise ConfigError(f'--out: {args.out} must end in .pkl; rename it')
 
     runner = RUNNERS.build(cfg)
@@ -59,12 +84,12 @@ def main(args: argparse.Namespace) -> None:
         if cfg.default_scope == 'mmdet':
             from mmdet.evaluation import DumpDetResults as metric
         runner.test_evaluator.metrics.append(metric(out_file_path=args.out))
-    runner.test()
-
-
-def evaluators(cfg: Config) -> list[ConfigDict]:
-    """Returns the settings of all test evaluators."""
-    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    report = TestReport(runner, args.report, args.config, args.checkpoint) if args.report else None
+    metrics = runner.test()
+    if report:
+        report.write(metrics)
+    if submission:
+        submission.pack()
 
 
 def enable_visualization(cfg: Config, args: argparse.Namespace, segmentation: bool) -> None:
@@ -104,7 +129,7 @@ def enable_tta(cfg: Config, name: str, segmentation: bool) -> None:
     if not segmentation and cfg.model.get('roi_head', {}).get('mask_head'):
         print('--tta: boxes only, since MMDetection does not merge masks; the mask head is not used')
         cfg.model.roi_head.mask_head = None
-        for evaluator in evaluators(cfg):
+        for evaluator in evaluators_of(cfg):
             if 'segm' in evaluator.get('metric', ()):
                 evaluator.metric = 'bbox'
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

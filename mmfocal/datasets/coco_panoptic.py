@@ -93,6 +93,9 @@ class CheckedCocoPanopticMetric(CocoPanopticMetric):
         seg_prefix: The folder of the data set's PNGs. Default: none.
         *args, **kwargs: As of `CocoPanopticMetric`.
 
+    Attributes:
+        keep_classes: Whether `compute_metrics` stores the figures of each class in `class_figures`, for reports.
+
     Raises:
         ConfigError: If panopticapi is not installed.
         MissingFileError: If the file or the folder is missing.
@@ -100,6 +103,8 @@ class CheckedCocoPanopticMetric(CocoPanopticMetric):
     """
 
     tmp_dir = None  # MMDetection's __del__ reads it, even if __init__ has failed
+    keep_classes = False
+    class_figures: list[dict] | None = None
 
     def __init__(self, ann_file: str | None = None, seg_prefix: str | None = None, *args, **kwargs):
         _require_panopticapi(type(self).__name__)
@@ -143,6 +148,25 @@ class CheckedCocoPanopticMetric(CocoPanopticMetric):
             self._coco_api.cat_img_map = self._coco_api.catToImgs
             self.categories = self._coco_api.cats
         super().process(data_batch, data_samples)
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Computes what `CocoPanopticMetric` does, and keeps the figures of each class if asked to."""
+        metrics = super().compute_metrics(results)
+        if self.keep_classes:
+            total = type(results[0])()
+            for result in results:
+                total += result
+            _, figures = total.pq_average(self.categories, isthing=None)
+            self.class_figures = [
+                dict(
+                    name=str(self.categories[number]['name']),
+                    kind='thing' if self.categories[number]['isthing'] else 'stuff',
+                    **{key.upper(): float(figures[number][key]) for key in ('pq', 'sq', 'rq')},
+                    **{key: int(getattr(total[number], key)) for key in ('tp', 'fp', 'fn')},
+                )
+                for number in figures
+            ]
+        return metrics
 
 
 def _require_panopticapi(name: str) -> None:

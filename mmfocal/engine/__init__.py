@@ -4,12 +4,14 @@ from mmfocal.engine.checkpointer import Checkpointer, find_latest_valid_checkpoi
 from mmfocal.engine.command_line import load_config, read_config
 from mmfocal.engine.compatibility import check_compatible
 from mmfocal.engine.divergence import DivergenceHook
+from mmfocal.engine.early_stopping import ResumableEarlyStoppingHook
 from mmfocal.engine.error_messages import one_sentence_errors
 from mmfocal.engine.host_memory import HostMemoryHook
 from mmfocal.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from mmfocal.engine.metric_checks import CheckMetricsHook
 from mmfocal.engine.out_of_memory import explain_out_of_memory
 from mmfocal.engine.runner import FocalRunner
+from mmfocal.engine.tracking import ResumableMLflowBackend, ResumableWandbBackend
 from mmfocal.engine.validation_loss import ValLossLoop
 
 __all__ = [
@@ -19,8 +21,11 @@ __all__ = [
     'DivergenceHook',
     'FocalRunner',
     'HostMemoryHook',
+    'ResumableEarlyStoppingHook',
     'ResumableEpochLoop',
     'ResumableIterLoop',
+    'ResumableMLflowBackend',
+    'ResumableWandbBackend',
     'SafeCheckpointHook',
     'ValLossLoop',
     'check_compatible',

@@ -258,9 +258,11 @@ class Checkpointer:
             self.save_resume_file(iteration)
 
     def after_validation(self, iteration: int) -> None:
-        """Saves the state again if a schedule has seen the metrics, and notes that the validation has finished."""
+        """Saves the state again if a schedule or hook follows the metrics, and notes that the validation has ended."""
         schedulers = self.runner.param_schedulers or ()
-        if self._hook and any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers):
+        follows = any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers)
+        follows |= any(getattr(hook, 'follows_metrics', False) for hook in self.runner.hooks)
+        if self._hook and follows:
             self.save(RESUME_FILE, meta=dict(epoch=self.runner.epoch, iter=iteration))
         self._note(VALIDATED, str(iteration))
 

@@ -15,6 +15,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 
+from mmfocal.engine.batch_size import SHARE, choose_batch_size
 from mmfocal.engine.checkpointer import Checkpointer
 from mmfocal.engine.compatibility import check_compatible, describe_load
 from mmfocal.engine.fsdp import shard_model, shard_optimizer
@@ -77,6 +78,12 @@ class FocalRunner(Runner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def train(self) -> nn.Module:
+        if isinstance(self._train_dataloader, dict) and self._train_dataloader.get('batch_size') == 'auto':
+            checkpoint = (self._load_from or self.checkpointer.latest()) if self._resume else None
+            number = choose_batch_size(self, checkpoint)
+            reason = f'as in {checkpoint}' if checkpoint else f'which fill at most {SHARE:.0%} of the free GPU memory'
+            self._train_dataloader['batch_size'] = self.cfg.train_dataloader.batch_size = number
+            self.logger.info(f'batch_size=auto: {number} images per process, {reason}')
         if self.distributed and self.cfg.get('fsdp_units'):
             self._init_model_weights()
             shard_model(self.model, self.cfg.fsdp_units)

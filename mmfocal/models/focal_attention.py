@@ -66,44 +66,57 @@ class FocalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) → (B, h, w, C)."""
-        h, w, dim = x.shape[1:]
-        ws, heads = self.layout.window_size, self.num_heads
-        height, width = -(-h // ws) * ws, -(-w // ws) * ws
-        if (height, width) != (h, w):
-            x = F.pad(x, (0, 0, 0, width - w, 0, height - h))
-        shift = self.shift if min(height, width) > ws else 0
-        if shift:
-            x = x.roll((-shift, -shift), (1, 2))
-
-        qkv = self.qkv(x).unflatten(-1, (3, heads, dim // heads))  # (B, height, width, 3, heads, head_dim)
-        pooled_kv = []
-        for level in range(self.layout.pooled_levels):
-            pooled = self.qkv(self._pool(x, level)).unflatten(-1, (3, heads, dim // heads))
-            pooled_kv.append(pooled[:, :, :, 1:])
+        h, w = x.shape[1:3]
+        qkv, pooled_kv, layout = self.project(x)
         x = focal_attention_qkvpacked(
             qkv,
             pooled_kv,
-            self._bias(),
-            self.shifted_layout if shift else self.layout,
+            self.bias(),
+            layout,
             dropout_p=self.attn_drop if self.training else 0.0,
             backend=self.backend,
         )
 
         x = x.flatten(3)
-        if shift:
-            x = x.roll((shift, shift), (1, 2))
+        if layout.shifted:
+            x = x.roll((self.shift, self.shift), (1, 2))
         return self.proj_drop(self.proj(x[:, :h, :w]))
+
+    def project(self, x: Tensor) -> tuple[Tensor, list[Tensor], Layout]:
+        """Computes what the operator takes: pads the map to whole windows, shifts it, pools and projects it.
+
+        Args:
+            x: (B, h, w, C).
+
+        Returns:
+            q, k and v, (B, H, W, 3, heads, head_dim); k and v of each pooled level,
+            (B, rows, cols, 2, heads, head_dim); the layout, `shifted` if the map was rolled by −`shift`.
+        """
+        h, w, dim = x.shape[1:]
+        ws, heads = self.layout.window_size, self.num_heads
+        height, width = (h + ws - 1) // ws * ws, (w + ws - 1) // ws * ws
+        if torch.jit.is_tracing() or (height, width) != (h, w):  # a trace may be for other sizes
+            x = F.pad(x, (0, 0, 0, width - w, 0, height - h))
+        shift = self.shift if min(height, width) > ws else 0
+        if shift:
+            x = x.roll((-shift, -shift), (1, 2))
+
+        qkv = self.qkv(x).reshape(x.shape[0], height, width, 3, heads, dim // heads)
+        pooled_kv = []
+        for level in range(self.layout.pooled_levels):
+            pooled = self.qkv(self._pool(x, level)).unflatten(-1, (3, heads, dim // heads))
+            pooled_kv.append(pooled[:, :, :, 1:])
+        return qkv, pooled_kv, self.shifted_layout if shift else self.layout
 
     def _pool(self, x: Tensor, level: int) -> Tensor:
         """(B, H, W, C) → (B, H/window_size·2^level, W/window_size·2^level, C): one token per sub-window."""
-        side = self.layout.window_size // 2**level
         rows, cols = self.layout.pooled_size(x.shape[1], x.shape[2], level)
-        top, left = (x.shape[1] - rows * side) // 2, (x.shape[2] - cols * side) // 2
+        side, top, left = self.layout.pooled_windows(x.shape[1], x.shape[2], level)
         x = x[:, top : top + rows * side, left : left + cols * side]
         x = x.unflatten(2, (cols, side)).unflatten(1, (rows, side))  # (B, rows, side, cols, side, C)
         return self.pool_layers[level](x) if self.pool_layers else x.mean((2, 4))
 
-    def _bias(self) -> Tensor:
+    def bias(self) -> Tensor:
         """Returns the bias of the logits, (heads, window_size², keys)."""
         biases = [self.window_bias_table[:, self.bias_index0]]
         if self.ring_bias_table is not None:

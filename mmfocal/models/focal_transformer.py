@@ -237,7 +237,7 @@ class PatchEmbed(nn.Module):
         """(B, H, W, in_channels) → (B, h, w, out_channels)."""
         x = self.pre_norm(x.permute(0, 3, 1, 2))
         if self.padding == 0:
-            x = _pad_to(x, *(-(-side // self.stride) * self.stride for side in x.shape[2:]))
+            x = _pad_to(x, *((side + self.stride - 1) // self.stride * self.stride for side in x.shape[2:]))
         else:
             x = _pad_to(x, *(max(side, self.kernel_size - 2 * self.padding) for side in x.shape[2:]))
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
@@ -349,7 +349,7 @@ class FocalBlock(nn.Module):
 
 def _pad_to(x: Tensor, height: int, width: int) -> Tensor:
     """Pads (B, C, H, W) with zeros at the bottom and right."""
-    if x.shape[2:] == (height, width):
+    if not torch.jit.is_tracing() and x.shape[2:] == (height, width):  # a trace may be for other sizes
         return x
     return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
 

@@ -11,10 +11,8 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -33,12 +31,8 @@ from mmfocal.engine import read_config
 from mmfocal.engine.compatibility import check_compatible
 from mmfocal.errors import ConfigError, DataError, MissingFileError
 from mmfocal.models.reppoints_v2 import RepPointsV2Head
+from mmfocal.visualization.figures import HEAT, MARKS, dimmed
 from mmfocal.weights import register_safe_loaders
-
-_COLOURS = colormaps['inferno'](np.linspace(0, 1, 256))
-_COLOURS[:, 3] = np.linspace(0, 1.7, 256).clip(max=0.85)  # the image is visible through low values
-HEAT = ListedColormap(_COLOURS)
-MARKS = '#00e5ff'  # cyan, which no heatmap contains
 
 
 @dataclass
@@ -299,7 +293,7 @@ def draw(
         top=1 - 0.75 / total_height,
     )
     figure.suptitle(title, y=1 - 0.1 / total_height, fontsize=10)
-    grey = np.repeat(pixels.mean(2, keepdims=True) * 0.55, 3, 2).astype(np.uint8)
+    grey = dimmed(pixels)
     for half, (name, maps) in enumerate(halves.items()):
         _draw_boxes(
             figure.add_subplot(grid[half * rows : half * rows + large, 0]), pixels, name, maps, classes, score_thr

@@ -17,8 +17,9 @@ from mmfocal.weights.backbone import find_state_dict
 from mmfocal.weights.safetensors_file import encode_safetensors
 
 FORMATS = ('.pth', '.safetensors')
-# what of a checkpoint's meta belongs to its weights; MMDetection 2 kept the last two
-_KEPT_META = ('architecture', 'source', 'conversion', 'dataset_meta', 'CLASSES', 'PALETTE')
+# what of a checkpoint's meta belongs to its weights: `cfg`, the config's text, builds the model; MMDetection 2 kept the
+# last two
+_KEPT_META = ('architecture', 'source', 'conversion', 'cfg', 'dataset_meta', 'CLASSES', 'PALETTE')
 
 
 def check_destination(path: str | Path) -> None:

@@ -14,10 +14,12 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = {
     'train.py': ['train'],
     'test.py': ['test'],
+    'predict.py': ['predict'],
     'check_dataset.py': ['check-dataset'],
     'visualize.py': ['visualize'],
     'benchmark.py': ['benchmark'],
     'demo.py': ['demo'],
+    'export.py': ['export'],
     'model_converters/released_to_mmfocal.py': ['convert', 'released'],
     'dataset_converters/make_shapes.py': ['make-shapes'],
 }

@@ -39,7 +39,9 @@ def test_weights_and_classes_stay(tmp_path, monkeypatch, capsys, name):
     assert file.name == f'best-{digest[:8]}{suffix}' and HASH_REGEX.search(file.name)[1] == digest[:8]
     assert capsys.readouterr().out.startswith(f'{file}: 2 tensors, 0.0 MiB')
     content = load_checkpoint(file) if suffix == '.safetensors' else torch.load(file, weights_only=True)
-    assert set(content) == {'state_dict', 'meta'} and set(content['meta']) - {'format'} == {'dataset_meta', 'source'}
+    assert set(content) == {'state_dict', 'meta'}
+    assert set(content['meta']) - {'format'} == {'cfg', 'dataset_meta', 'source'}
+    assert content['meta']['cfg'] == 'x = 1'
     assert content['meta']['source'] == 'epoch_3.pth' and list(content['meta']['dataset_meta']['classes']) == ['a', 'b']
     assert content['meta']['dataset_meta']['palette'] == [[0, 1, 2], [3, 4, 5]]
     torch.testing.assert_close(dict(content['state_dict']), dict(layer.state_dict()), rtol=0, atol=0)

@@ -22,4 +22,5 @@ def test_demo_runs_to_its_end(tmp_path, monkeypatch, capsys):
     assert '-m mmfocal test atss_focal_nano_shapes work_dirs/demo/epoch_3.pth' in said
     sheet = cv2.imread(str(tmp_path / 'work_dirs/demo/pictures/contact_sheet.jpg'))
     assert sheet.shape[1] > 6 * 128 * 3 and sheet.std() > 20
+    assert cv2.imread(str(tmp_path / 'work_dirs/demo/unseen.jpg')).std() > 20
     assert len(list((tmp_path / 'work_dirs/demo/pictures').glob('*.png'))) == 12

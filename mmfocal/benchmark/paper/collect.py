@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmfocal.benchmark.text_table import format_table
 from mmfocal.engine.config_text import literal_settings
 from mmfocal.errors import MissingFileError
+from mmfocal.text import format_table
 
 RECORD = 'benchmark.json'  # a cell's, written by `run`; with `metrics` once the cell is finished
 TIMESTAMP = re.compile(r'\d{8}_\d{6}')  # MMEngine names a run's folder and log so

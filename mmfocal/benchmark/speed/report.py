@@ -7,7 +7,7 @@ from mmfocal.benchmark.speed.cases import operator_work
 from mmfocal.benchmark.speed.comparison import Comparison
 from mmfocal.benchmark.speed.measure import Result, ratio
 from mmfocal.benchmark.speed.scaling import scaling_exponents, scaling_points
-from mmfocal.benchmark.text_table import format_table
+from mmfocal.text import format_table
 
 MIB = 2**20
 PROFILED_OPERATORS = 20  # rows of the table

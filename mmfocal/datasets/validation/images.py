@@ -4,7 +4,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Collection
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -240,10 +240,22 @@ def _decode(path: str) -> Image.Image:
         raise Unreadable('not an image', 'is not a file; correct its name')
     if not os.path.getsize(path):
         raise Unreadable('empty file', 'has no bytes; fetch it again')
+    return decode_with_pillow(path)
+
+
+def decode_with_pillow(file: str | BinaryIO) -> Image.Image:
+    """Returns an image decoded in full.
+
+    Args:
+        file: Path or binary file.
+
+    Raises:
+        Unreadable: With the kind and the message of what is wrong.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(file)
             with image:
                 image.load()
         return image

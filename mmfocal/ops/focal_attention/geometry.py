@@ -87,6 +87,15 @@ class Layout:
         """Height and width of a padded map's pooled tokens at `level`."""
         return height // self.window_size * 2**level, width // self.window_size * 2**level
 
+    def pooled_windows(self, height: int, width: int, level: int) -> tuple[int, int, int]:
+        """Side of the sub-windows that are pooled at `level`, and top and left of the first, in tokens of a padded map.
+
+        If the side does not divide the window size, the sub-windows are centred on the map.
+        """
+        side = self.window_size // 2**level
+        rows, cols = self.pooled_size(height, width, level)
+        return side, (height - rows * side) // 2, (width - cols * side) // 2
+
     def positions(self, height: int, width: int) -> int:
         """Number of tokens of a padded map and its pooled levels."""
         return height * width + sum(math.prod(self.pooled_size(height, width, k)) for k in range(self.pooled_levels))
@@ -145,7 +154,7 @@ def get_geometry(layout: Layout, height: int, width: int, x: Tensor) -> Geometry
         The geometry, which callers share and must not write to.
     """
     # traced, fake or functorch's tensors must not outlive their trace
-    traced = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
     if traced or type(x) not in (Tensor, torch.nn.Parameter):
         return _compute(layout, height, width, x.device)
     return _compute_cached(layout, height, width, x.device)
@@ -195,7 +204,7 @@ def _fine_axis(count: int, ws: int, offsets: Tensor, own: Tensor, border: str) -
     if border == 'mask':
         seen = (position >= 0) & (position < length)
     else:  # where one window spans the axis, wrapping would bring its own tokens back
-        seen = (own if count == 1 else torch.ones_like(own)).expand(count, -1)
+        seen = (own | (count > 1)).expand(count, -1)
     return position % length, seen, length
 
 
@@ -208,7 +217,7 @@ def _pooled_axis(count: int, per_window: int, offsets: Tensor) -> Axis:
 def _region_index(row_axis: Axis, col_axis: Axis) -> tuple[Tensor, Tensor]:
     """Returns indices into the row-major map and which are seen, both (windows, region²)."""
     (row, row_seen, _), (col, col_seen, width) = row_axis, col_axis
-    n = len(row) * len(col)
+    n = row.shape[0] * col.shape[0]  # `len` would be a constant in a trace
     index = row[:, None, :, None] * width + col[None, :, None, :]
     seen = row_seen[:, None, :, None] & col_seen[None, :, None, :]
     return index.reshape(n, -1), seen.reshape(n, -1)
@@ -231,7 +240,9 @@ def own_tokens_first(layout: Layout, device: torch.device) -> Tensor:
     """Returns the positions of a window's row-major fine region: its own tokens, then those of its ring."""
     offsets = torch.arange(-layout.expand_size, layout.window_size + layout.expand_size, device=device)
     own = (offsets >= 0) & (offsets < layout.window_size)
-    return torch.argsort((~(own[:, None] & own)).flatten().to(torch.uint8), stable=True)
+    in_ring = (~(own[:, None] & own)).flatten()
+    # keys that differ, as ONNX has no stable sort
+    return torch.argsort(in_ring * in_ring.numel() + torch.arange(in_ring.numel(), device=device))
 
 
 def relative_index(window_size: int, region: int, device: torch.device | None = None) -> Tensor:

@@ -63,7 +63,12 @@ def unpack_layout(packed: str) -> Layout:
     return Layout(window_size, expand_size, focal_window, pooled_levels, border, shift == 'shifted')
 
 
-@torch.library.custom_op('mmfocal::focal_attention', mutates_args=())
+# PyTorch 2.6 infers no schema from `list[Tensor]`
+@torch.library.custom_op(
+    'mmfocal::focal_attention',
+    mutates_args=(),
+    schema='(Tensor[] qkv, Tensor[] pooled, Tensor? bias, str layout, str backend) -> (Tensor, Tensor)',
+)
 def fused_attention(
     qkv: list[Tensor], pooled: list[Tensor], bias: Tensor | None, layout: str, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -84,7 +89,14 @@ def _(qkv, pooled, bias, layout, backend):
     return q.new_empty(q.shape), lse
 
 
-@torch.library.custom_op('mmfocal::focal_attention_backward', mutates_args=())
+@torch.library.custom_op(
+    'mmfocal::focal_attention_backward',
+    mutates_args=(),
+    schema=(
+        '(Tensor grad_out, Tensor[] qkv, Tensor[] pooled, Tensor? bias, Tensor out, Tensor lse, str layout, '
+        'str backend, bool bias_grad) -> (Tensor[], Tensor[], Tensor)'
+    ),
+)
 def fused_attention_backward(
     grad_out: Tensor,
     qkv: list[Tensor],

@@ -30,11 +30,25 @@ def forward(
     Returns:
         The output, (B, H, W, heads, head_dim), and an empty tensor.
     """
+    _, height, width, _, _ = q.shape
+    weights = F.dropout(attention_weights(q, k, [pair[0] for pair in pooled_kv], bias, layout), dropout_p)
+    geometry = get_geometry(layout, height, width, q)
+    values = all_tokens(v, [pair[1] for pair in pooled_kv])[:, geometry.key_index]
+    out = torch.einsum('bnhqk,bnkhc->bnqhc', weights, values)
+    return window_reverse(out, layout.window_size, height, width), q.new_empty(0)
+
+
+def attention_weights(q: Tensor, k: Tensor, pooled_k: Sequence[Tensor], bias: Tensor | None, layout: Layout) -> Tensor:
+    """Computes how much each query attends to each of its window's keys; see `focal_attention` for the arguments.
+
+    Returns:
+        (B, n, heads, window_size², keys), with windows, queries and keys as `Geometry` orders them; sums over keys
+        are 1.
+    """
     _, height, width, _, head_dim = q.shape
     geometry = get_geometry(layout, height, width, q)
     queries = window_partition(q, layout.window_size)  # (B, n, t, heads, head_dim)
-    keys = all_tokens(k, [pair[0] for pair in pooled_kv])[:, geometry.key_index]  # (B, n, keys, heads, head_dim)
-    values = all_tokens(v, [pair[1] for pair in pooled_kv])[:, geometry.key_index]
+    keys = all_tokens(k, pooled_k)[:, geometry.key_index]  # (B, n, keys, heads, head_dim)
 
     logits = torch.einsum('bnqhc,bnkhc->bnhqk', queries * head_dim**-0.5, keys)
     logits = logits + geometry.mask[:, None, None].to(logits.dtype)
@@ -43,6 +57,4 @@ def forward(
         logits = torch.cat([own, logits[..., layout.tokens :]], -1)
     if bias is not None:
         logits = logits + bias.to(logits.dtype)
-    weights = F.dropout(logits.softmax(-1), dropout_p)
-    out = torch.einsum('bnhqk,bnkhc->bnqhc', weights, values)
-    return window_reverse(out, layout.window_size, height, width), q.new_empty(0)
+    return logits.softmax(-1)

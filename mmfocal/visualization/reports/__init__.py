@@ -1,0 +1,1 @@
+"""A page on what a tested model gets right and wrong: `mmfocal test --report`."""

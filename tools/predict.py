@@ -1,0 +1,6 @@
+"""`mmfocal predict` as a script."""
+
+from mmfocal.cli import run_script
+
+if __name__ == '__main__':
+    run_script(__file__, 'predict')

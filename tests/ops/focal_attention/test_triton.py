@@ -235,7 +235,7 @@ def test_unsupported(change, phrase, monkeypatch):
     assert reason(**change) == phrase
 
 
-GPUS = {  # shared memory per program, in KiB, as PyTorch reports it
+GPUS = {  # compute capability; shared memory per program, in KiB
     'A100': (8, 0, 163),
     'RTX 3090': (8, 6, 99),
     'RTX 4090': (8, 9, 99),
@@ -254,12 +254,11 @@ def fake_gpu(monkeypatch):
     monkeypatch.setattr(backends, '_reported', set())
 
     def make(name, window_size, head_dim, dtype):
-        major, minor, shared = GPUS[name]
-        amd = name.startswith(('MI', 'RX'))
-        memory = {'shared_memory_per_block' if amd else 'shared_memory_per_block_optin': shared * 1024}
-        properties = SimpleNamespace(major=major, minor=minor, **memory)
-        monkeypatch.setattr(torch.version, 'hip', '6.4' if amd else None)
-        monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device: properties)
+        *capability, shared = GPUS[name]
+        utils = SimpleNamespace(get_device_properties=lambda index: {'max_shared_mem': shared * 1024})
+        monkeypatch.setattr(backend, 'driver', SimpleNamespace(active=SimpleNamespace(utils=utils)))
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: tuple(capability))
+        monkeypatch.setattr(torch.version, 'hip', '6.4' if name.startswith(('MI', 'RX')) else None)
         shape = torch.Size((1, window_size, window_size, 1, head_dim))
         return SimpleNamespace(is_cuda=True, device=torch.device('cuda', 0), dtype=dtype, shape=shape)
 

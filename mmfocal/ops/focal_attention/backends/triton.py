@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from triton.runtime import driver
 
 from mmfocal.ops.focal_attention.backends import triton_kernels
 from mmfocal.ops.focal_attention.geometry import Layout, cached_per_shape, get_geometry
@@ -41,10 +42,9 @@ def get_gpu(device: torch.device) -> Gpu:
     """Returns what the kernels' blocks depend on."""
     if device.type != 'cuda':
         return Gpu(0, 1 << 30)
-    properties = torch.cuda.get_device_properties(device)
-    if torch.version.hip is not None:
-        return Gpu(0, properties.shared_memory_per_block)
-    return Gpu(properties.major, properties.shared_memory_per_block_optin)
+    # what Triton compares with when it launches a kernel
+    shared_memory = driver.active.utils.get_device_properties(device.index)['max_shared_mem']
+    return Gpu(0 if torch.version.hip else torch.cuda.get_device_capability(device)[0], shared_memory)
 
 
 def tuning(kernel: str, block_m: int, head_dim: int, dtype: torch.dtype, gpu: Gpu) -> dict[str, int]:

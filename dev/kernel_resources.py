@@ -14,9 +14,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from mmfocal.benchmark.text_table import format_table
 from mmfocal.ops.focal_attention.backends import triton as backend
 from mmfocal.ops.focal_attention.geometry import Layout
+from mmfocal.text import format_table
 
 KIB = 1024
 ARCHS = {  # the target, and the KiB of shared memory that a program may have

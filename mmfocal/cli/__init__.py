@@ -47,8 +47,13 @@ COMMANDS = {
             'attention': Command(
                 'what a token of a Focal Transformer attends to, and how far', 'mmfocal.visualization.attention_command'
             ),
+            'features': Command('feature maps, and class activation maps', 'mmfocal.visualization.features'),
         },
     ),
+    'data-stats': Command(
+        "count the boxes, sizes and pixels of a config's data sets", 'mmfocal.visualization.data_stats'
+    ),
+    'browse': Command('draw augmented training samples with their annotations', 'mmfocal.visualization.browse'),
     'plot-logs': Command('draw the losses, metrics and times of trainings', 'mmfocal.benchmark.logs'),
     'benchmark': Command(
         "measure speed, memory and FLOPs; reproduce the paper's tables",

@@ -88,7 +88,8 @@ def _walk(root: Path, suffix: str) -> list[Path]:
 
 def _choose_file(root: Path, candidates: list[Path], split: str) -> Path | None:
     matching = [path for path in candidates if _is_named_like(path.relative_to(root), split)]
-    matching = [path for path in matching if _is_coco(path)]
+    if len(matching) > 1:  # a single one is read, and refused, by `_read`
+        matching = [path for path in matching if _is_coco(path)]
     names = [path.relative_to(root).as_posix() for path in matching]
     if len(matching) > 1:
         raise DataError(f'{root}: {join_some(names)} may be for {split}; choose one with --{split} FILE')

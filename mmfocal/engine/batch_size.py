@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch.utils.data import default_collate
 
+from mmfocal.engine.out_of_memory import is_out_of_memory
 from mmfocal.errors import ConfigError
 from mmfocal.weights import load_checkpoint
 
@@ -45,7 +46,7 @@ def choose_batch_size(runner: Runner, checkpoint: str | None) -> int:
     step = TrialStep(runner)
     with kept_random_numbers():
         fits = _fits_gpu(step)
-        number = largest_that_fits(fits, min(MOST, step.num_samples // get_world_size()))
+        number = largest_that_fits(fits, min(MOST, max(step.num_samples // get_world_size(), 1)))
     step.restore()
     lowest = torch.tensor(number, device=get_device())
     all_reduce(lowest, 'min')
@@ -149,7 +150,9 @@ def _fits_gpu(step: TrialStep) -> Callable[[int], bool]:
         try:
             step(number)
             return torch.cuda.max_memory_reserved() <= limit
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             return False
         finally:
             step.model.zero_grad(set_to_none=True)

@@ -31,10 +31,14 @@ def explain_out_of_memory(runner: Runner, data_batch: dict | Sequence[Any]) -> I
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        is_known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-        if isinstance(error, OutOfMemoryError) or not is_known and not _WORDS.search(str(error)):
+        if isinstance(error, OutOfMemoryError) or not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(_explain(runner, data_batch, str(error))) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Returns whether an error of PyTorch, CUDA or Python says that memory is short."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or bool(_WORDS.search(str(error)))
 
 
 def _explain(runner: Runner, data_batch: Any, message: str) -> str:

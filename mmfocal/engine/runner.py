@@ -1,4 +1,5 @@
 import logging
+import os
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -38,6 +39,8 @@ class FocalRunner(Runner):
     - A checkpoint of another model is an error when testing and resuming, and one that loads nothing when fine-tuning.
     - Settings that differ from those of the checkpoint to resume from take effect, or are refused.
     - When resuming, pretrained weights, which the checkpoint replaces, are not loaded.
+    - `env_cfg=dict(cpu_threads=N)` is the number of PyTorch's threads on a machine without a GPU; OMP_NUM_THREADS takes
+      precedence.
     - With `fsdp_units` in the config, class names of the model's blocks, a distributed training shards parameters,
       gradients and the optimizer's state among the processes (`shard_model`). Checkpoints are the same as without.
     """
@@ -50,6 +53,9 @@ class FocalRunner(Runner):
         register_safe_loaders()  # before anything of this runner reads a checkpoint
         set_up_process_group(self._launcher)
         super().setup_env(env_cfg)
+        threads = env_cfg.get('cpu_threads')
+        if threads and 'OMP_NUM_THREADS' not in os.environ and not torch.cuda.is_available():
+            torch.set_num_threads(threads)
 
     def _log_env(self, env_cfg: dict) -> None:
         super()._log_env(env_cfg)

@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmfocal.errors import ConfigError
+from mmfocal.models.conv_stem import ConvStem
 from mmfocal.models.focal_attention import FocalAttention
 from mmfocal.models.mlp import Mlp
 from mmfocal.models.pretrained import PretrainedBackbone, check_choice, check_per_stage, parse_out_indices
@@ -42,6 +43,8 @@ class FocalTransformer(PretrainedBackbone):
         attn_drop_rate: Dropout on the attention weights. Defaults to 0.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0. Defaults to 0.2.
         conv_embed: Whether stem (7×7) and downsampling (3×3) are overlapping convolutions. Defaults to False.
+        stem_blocks: Number of residual blocks of a stem of 3×3 convolutions (`ConvStem`), which learns faster from
+            scratch; None for a stem of one convolution, as in the paper. Defaults to None.
         layer_scale: Initial value of a block's two per-channel gains; None for no gains. Defaults to None.
         downsample: What halves the map between two stages: 'conv', a convolution, or 'merge', Swin's merging of patches
             (not with conv_embed or pre_norm), with which Swin's weights fit exactly. Defaults to 'conv'.
@@ -86,6 +89,7 @@ class FocalTransformer(PretrainedBackbone):
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.2,
         conv_embed: bool = False,
+        stem_blocks: int | None = None,
         layer_scale: float | None = None,
         downsample: str = 'conv',
         pre_norm: bool = False,
@@ -103,6 +107,8 @@ class FocalTransformer(PretrainedBackbone):
         check_choice('FocalTransformer', 'downsample', downsample, ('conv', 'merge'))
         if downsample == 'merge' and (conv_embed or pre_norm):
             raise ConfigError("FocalTransformer: downsample='merge' excludes conv_embed and pre_norm; drop them")
+        if stem_blocks is not None and (isinstance(stem_blocks, bool) or stem_blocks not in range(100)):
+            raise ConfigError(f'FocalTransformer: stem_blocks must be None or an integer from 0, got {stem_blocks!r}')
         check_choice('FocalTransformer', 'attention_backend', attention_backend, ('auto', *BACKENDS))
         check_choice('FocalTransformer', 'frozen_stages', frozen_stages, range(-1, 5))
         for name, rate in dict(
@@ -118,7 +124,10 @@ class FocalTransformer(PretrainedBackbone):
         dims = [embed_dims * 2**i for i in range(4)]
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         kernel_sizes, paddings = ((7, 3), (2, 1)) if conv_embed else ((4, 2), (0, 0))  # of the stem, of a downsampling
-        self.patch_embed = PatchEmbed(in_channels, dims[0], kernel_sizes[0], stride=4, padding=paddings[0])
+        if stem_blocks is None:
+            self.patch_embed = PatchEmbed(in_channels, dims[0], kernel_sizes[0], stride=4, padding=paddings[0])
+        else:
+            self.patch_embed = ConvStem(in_channels, dims[0], stem_blocks)
         self.drop_after_embed = nn.Dropout(drop_rate)
         self.stages = nn.ModuleList()
         for i in range(4):

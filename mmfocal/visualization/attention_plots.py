@@ -211,8 +211,9 @@ def _draw_regions(
     axis.imshow(pixels, extent=(0, width, height, 0), zorder=0)
     for kinds in levels:
         cells = boxes[_keys(maps, kinds)]
-        left, top = np.nanmin(cells[:, :2], 0)
-        right, bottom = np.nanmax(cells[:, 2:], 0)
+        inset = 0.008 * max(size)  # outlines at the image's border stay visible
+        left, top = np.maximum(np.nanmin(cells[:, :2], 0), inset)
+        right, bottom = np.minimum(np.nanmax(cells[:, 2:], 0), np.array([width, height]) - inset)
         axis.add_patch(
             Rectangle(
                 (left, top),

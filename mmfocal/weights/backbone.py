@@ -208,6 +208,8 @@ def _check_shapes(state_dict: Mapping[str, Tensor], target: Mapping[str, Tensor]
             if name == STEM and found[:2] == wanted[:2]:
                 file, model = (side != 4 for side in (found[2], wanted[2]))
                 advice = f'; the file has conv_embed={file}, the model conv_embed={model}: set conv_embed={file}'
+                if 3 in (found[2], wanted[2]):  # ConvStem's
+                    advice = f'; set stem_blocks{" as for the file" if found[2] == 3 else "=None"}'
             elif '.downsample.norm.' in name and found[0] != wanted[0]:
                 advice = f"; set downsample='{'merge' if found[0] == 2 * wanted[0] else 'conv'}'"
             elif name.endswith('.window_bias_table') and found[0] == wanted[0]:
@@ -229,6 +231,7 @@ def _advice(missing: str | None, surplus: str | None, state_dict: Mapping[str, T
         ('.attn.qkv.bias', ('set qkv_bias=True', 'set qkv_bias=False')),
         ('.attn.pool_layers.', ("set focal_pool='fc'", "set focal_pool='mean'")),
         ('.gamma_1', ('set layer_scale', 'set layer_scale=None')),
+        ('patch_embed.blocks.', ('set a higher stem_blocks', 'set a lower stem_blocks')),
         ('.pre_norm.', ('set pre_norm=True', 'set pre_norm=False')),
     ):
         if missing and part in missing and not any(part in name for name in state_dict):

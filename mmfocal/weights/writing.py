@@ -148,5 +148,8 @@ def describe_architecture(state_dict: Mapping[str, Tensor]) -> str:
     if 'stages.0.downsample.reduction.weight' in state_dict:
         options['downsample'] = 'merge'
     else:
-        options['conv_embed'] = state_dict['patch_embed.proj.weight'].shape[2] != 4
+        options['conv_embed'] = state_dict['stages.0.downsample.proj.weight'].shape[2] == 3
+    if 'patch_embed.proj_norm.weight' in state_dict:
+        blocks = (re.match(r'patch_embed\.blocks\.(\d+)\.', name) for name in state_dict)
+        options['stem_blocks'] = len({match[1] for match in blocks if match})
     return f'FocalTransformer: {", ".join(f"{key}={value!r}" for key, value in options.items())}'

@@ -47,6 +47,21 @@ def test_the_log_says_which_operators_of_mmcv_run(tmp_path):
     assert log.read_text().count('MMCV operators: ') == 1
 
 
+@pytest.mark.parametrize('variable, threads', [(None, 1), ('2', 2)])
+def test_threads_of_the_config(tmp_path, monkeypatch, variable, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    if variable:
+        monkeypatch.setenv('OMP_NUM_THREADS', variable)
+    try:
+        FocalRunner(Linear(), tmp_path, env_cfg=dict(cpu_threads=1), experiment_name=f'threads {variable}')
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_units_that_the_model_has_not():
     with pytest.raises(ConfigError, match=r"fsdp_units=\['Linear', 'Block'\]: the model has no Block; name classes"):
         shard_model(Linear(), ['Linear', 'Block'])

@@ -25,7 +25,13 @@ def nano(**kwargs):
 @pytest.mark.parametrize('backend', ['reference', 'gather'])
 @pytest.mark.parametrize('size', [(1, 1), (1, 50), (31, 33), (64, 225), (224, 224)])
 @pytest.mark.parametrize(
-    'options', [{}, dict(border='mask', use_shift=True), dict(conv_embed=True, pre_norm=True, layer_scale=1e-4)]
+    'options',
+    [
+        {},
+        dict(border='mask', use_shift=True),
+        dict(conv_embed=True, pre_norm=True, layer_scale=1e-4),
+        dict(stem_blocks=1, expand_sizes=(3, 3, 3, 0)),
+    ],
 )
 def test_any_size(options, size, backend):
     x = torch.randn(2, 3, *size)
@@ -246,6 +252,8 @@ def test_registered_for_both_libraries(scope):
         (dict(out_indices=(0, 4)), r'out_indices must list stages from 0 to 3 in increasing order, got \(0, 4\)'),
         (dict(out_indices=()), 'out_indices'),
         (dict(frozen_stages=5), 'frozen_stages must be one of'),
+        (dict(stem_blocks=-1), 'stem_blocks must be None or an integer from 0, got -1'),
+        (dict(stem_blocks=True), 'stem_blocks must be None or an integer from 0, got True'),
         (dict(drop_path_rate=1.0), r'drop_path_rate must be in \[0, 1\), got 1.0'),
     ],
 )

@@ -9,6 +9,7 @@ from mmfocal.errors import CheckpointError
 from mmfocal.models import FocalTransformer
 from mmfocal.models.vision_longformer import VisionLongformer
 from mmfocal.weights import backbone as loading
+from mmfocal.weights.writing import describe_architecture
 
 ARCH = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2))
 
@@ -21,13 +22,13 @@ def build(in_channels, path=None, **options):
     return backbone.eval()
 
 
-@pytest.mark.parametrize('conv_embed', [False, True])
-def test_four_channels_keep_the_function_of_three(tmp_path, monkeypatch, conv_embed):
-    rgb = build(3, conv_embed=conv_embed)
+@pytest.mark.parametrize('options', [dict(conv_embed=False), dict(conv_embed=True), dict(stem_blocks=1)], ids=str)
+def test_four_channels_keep_the_function_of_three(tmp_path, monkeypatch, options):
+    rgb = build(3, **options)
     torch.save(rgb.state_dict(), tmp_path / 'rgb.pth')
     said = []
     monkeypatch.setattr(loading, 'print_log', lambda message, logger: said.append(message.strip()))
-    more = build(4, tmp_path / 'rgb.pth', conv_embed=conv_embed)
+    more = build(4, tmp_path / 'rgb.pth', **options)
     assert 'stem: weights of 3 channels expanded to 4: the first 3 as in the file, the others 0' in said
     image = torch.randn(1, 4, 64, 64)
     for fourth in (0.0, 100.0):
@@ -64,3 +65,25 @@ def test_vision_longformer(tmp_path):
     name = 'stages.0.embed.proj.weight'
     weight = more.state_dict()[name]
     assert torch.equal(weight[:, :3], rgb.state_dict()[name]) and not weight[:, 3:].any()
+
+
+@pytest.mark.parametrize(
+    'file, model, advice',
+    [
+        (None, 1, 'set stem_blocks=None'),
+        (1, None, 'set stem_blocks as for the file'),
+        (0, 1, 'set a lower stem_blocks'),
+        (1, 0, 'set a higher stem_blocks'),
+    ],
+)
+def test_another_stem(tmp_path, file, model, advice):
+    torch.save(build(3, stem_blocks=file).state_dict(), tmp_path / 'other.pth')
+    with pytest.raises(CheckpointError, match=f'does not fit this FocalTransformer: .*; {advice}') as info:
+        build(3, tmp_path / 'other.pth', stem_blocks=model)
+    assert '\n' not in str(info.value)
+
+
+def test_the_description_names_the_stem():
+    description = describe_architecture(build(3, stem_blocks=2, conv_embed=True).state_dict())
+    assert description.endswith('conv_embed=True, stem_blocks=2')
+    assert 'conv_embed=False, stem_blocks=0' in describe_architecture(build(3, stem_blocks=0).state_dict())

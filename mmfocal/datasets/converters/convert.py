@@ -5,7 +5,7 @@ from typing import Any
 
 from mmfocal.datasets.converters import cvat, labelme, voc, yolo
 from mmfocal.datasets.converters.records import Report, Settings
-from mmfocal.datasets.converters.writer import choose_classes, fit_objects, split_off, write_coco
+from mmfocal.datasets.converters.writer import check_is_new, choose_classes, fit_objects, split_off, write_coco
 from mmfocal.errors import DataError, MissingFileError
 
 FORMATS = dict(voc=voc.read, yolo=yolo.read, labelme=labelme.read, cvat=cvat.read)
@@ -45,6 +45,7 @@ def convert(
     src, dst, report = Path(src), Path(dst), Report()
     if not src.exists():
         raise MissingFileError(f'{src}: not found; name the folder of the data set')
+    check_is_new(dst)  # before minutes of reading
     source = FORMATS[format](src, replace(settings or Settings(), without=dst), report)
     names = choose_classes(source, classes, report) if source.pictures else []
     fit_objects(source, report)

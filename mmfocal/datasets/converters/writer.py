@@ -225,6 +225,16 @@ def _annotations(pictures: list[Picture], classes: Sequence[str], description: s
     return dict(info=dict(description=description), images=images, annotations=annotations, categories=categories)
 
 
+def check_is_new(dst: Path) -> None:
+    """Checks that a folder is absent or empty.
+
+    Raises:
+        SavingError: If it is not.
+    """
+    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
+        raise SavingError(f'{dst}: exists and is not an empty folder; name a new one, or remove it')
+
+
 @contextmanager
 def new_folder(dst: Path) -> Iterator[Path]:
     """Creates a folder that takes its place only when it is complete.
@@ -238,8 +248,7 @@ def new_folder(dst: Path) -> Iterator[Path]:
     Raises:
         SavingError: If there is something at `dst`, or the disk refuses.
     """
-    if dst.exists() and (not dst.is_dir() or any(dst.iterdir())):
-        raise SavingError(f'{dst}: exists and is not an empty folder; name a new one, or remove it')
+    check_is_new(dst)
     partial = partial_path(dst.absolute())
     try:
         shutil.rmtree(partial, ignore_errors=True)

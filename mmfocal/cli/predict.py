@@ -85,7 +85,9 @@ def main(args: argparse.Namespace) -> None:
             written = writer.close()
     seconds = time.perf_counter() - start
     rate = f' ({done / seconds:.1f} images per second)' if done else ''
-    print(f'{"interrupted: " * interrupted}{done} images in {seconds:.1f} s{rate}; in {args.out}:')
+    print(
+        f'{"interrupted: " * interrupted}{done} images in {seconds:.1f} s{rate}{f"; in {args.out}:" if written else ""}'
+    )
     print(''.join(f'  {name}: {number}\n' for name, number in written.items()), end='', flush=True)
     if failed:
         print(f'{failed} of {failed + done} images could not be read; see "skipped" above', flush=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 import numpy as np
-from mmdet.datasets.api_wrappers import COCO
+from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmfocal.errors import ConfigError

@@ -9,6 +9,7 @@ from typing import Any
 from mmdet.datasets import CocoPanopticDataset
 from mmdet.datasets.api_wrappers import COCOPanoptic
 from mmdet.evaluation import CocoPanopticMetric
+from mmdet.evaluation.metrics import coco_panoptic_metric
 from mmdet.registry import DATASETS, METRICS
 from mmengine.fileio import get_local_path
 
@@ -153,7 +154,7 @@ class CheckedCocoPanopticMetric(CocoPanopticMetric):
         """Computes what `CocoPanopticMetric` does, and keeps the figures of each class if asked to."""
         metrics = super().compute_metrics(results)
         if self.keep_classes:
-            total = type(results[0])()
+            total = coco_panoptic_metric.PQStat()
             for result in results:
                 total += result
             _, figures = total.pq_average(self.categories, isthing=None)

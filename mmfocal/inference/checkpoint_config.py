@@ -28,8 +28,9 @@ _DROPPED = {'init_cfg', 'pretrained', 'checkpoint_path', 'teacher_ckpt', 'backen
 _REFUSED = {'teacher_config', 'checkpoint', 'lang_model_name', 'tokenizer_name'}  # of other files and downloads
 # The first evaluates an argument as Python, the second loads what it is given.
 _REFUSED_MODULES = ('mmdet.models.task_modules.tracking', 'mmdet.models.language_models')
-# What MMCV and MMDetection look up by themselves: functions of mmcv.ops.nms, layers of mmcv.ops.
+# What MMCV and MMDetection look up by themselves: functions of mmcv.ops.nms, layers of mmcv.ops, transitions of FPG.
 _OPERATORS = {'nms', 'soft_nms', 'nms_match', 'nms_rotated', 'nms_quadri', 'RoIAlign', 'RoIPool'}
+_OPERATORS |= {'conv', 'interpolation_conv', 'last_conv'}
 _FILE = re.compile(r'[/\\]|\.[A-Za-z]\w*$')
 
 

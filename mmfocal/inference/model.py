@@ -65,9 +65,19 @@ def load_model(
         cfg = config if isinstance(config, Config) else read_config(config)
         model = _build(cfg, str(cfg.filename or 'config'))
     check_compatible(model, state_dict, name)
+    _check_finite(state_dict, name)
     _load_checkpoint_to_model(model, dict(state_dict=state_dict), logger='silent')
     model.dataset_meta = _find_dataset_meta(model, cfg, meta, classes, name)
     return model.to(device).eval(), cfg
+
+
+def _check_finite(state_dict: dict[str, torch.Tensor], name: str) -> None:
+    """Raises a CheckpointError for weights of a training that diverged, whose predictions are empty."""
+    for key, value in state_dict.items():
+        if value.is_floating_point() and value.isnan().any():
+            raise CheckpointError(
+                f'{name}: {key} has NaN, as after a training that diverged; use an earlier checkpoint'
+            )
 
 
 def _build_from_text(text: Any, name: str) -> tuple[nn.Module, Config]:

@@ -160,6 +160,25 @@ def test_segments_that_training_leaves_out_are_ignored(tmp_path):
     assert predict_truth(tmp_path, dataset, maps)['coco_panoptic/PQ'] == pytest.approx(100)
 
 
+def test_figures_of_classes_have_their_names_whatever_the_order_in_the_file(tmp_path):
+    init_default_scope('mmdet')
+    content, maps = make_file()
+    content['annotations'][0]['segments_info'][1]['category_id'] = 2
+    dataset = write(tmp_path, content, maps)
+    metric = CheckedCocoPanopticMetric(f'{tmp_path}/val.json', f'{tmp_path}/segments')
+    metric.dataset_meta, metric.keep_classes = dataset.metainfo, True
+    (info,) = map(dataset.get_data_info, range(1))
+    predicted = np.where(maps[0] == 5, 1000 + NAMES.index(NAMES[::-1][2]), len(NAMES))  # the other one is missed
+    sample = dict(img_id='x', img_path=info['img_path'], ori_shape=(16, 24), seg_map_path=info['seg_map_path'])
+    prediction = dict(sem_seg=torch.from_numpy(predicted)[None])
+    metric.process(None, [dict(sample, segments_info=info['segments_info'], pred_panoptic_seg=prediction)])
+    metric.evaluate(1)
+    found = {one['name']: (one['PQ'], one['tp'], one['fn']) for one in metric.class_figures}
+    assert found[NAMES[::-1][2]] == (1, 1, 0) and found[NAMES[::-1][1]] == (0, 0, 1)
+    kinds = {one['name']: one['kind'] for one in metric.class_figures}
+    assert all(kind == ('thing' if name in NAMES[:THINGS] else 'stuff') for name, kind in kinds.items())
+
+
 @pytest.mark.parametrize('flag', ['no', None, []])
 def test_other_flags_are_refused(tmp_path, flag):
     init_default_scope('mmdet')

@@ -175,6 +175,7 @@ def test_checkpoints_of_other_kinds(tmp_path, detector):
     weights = content['state_dict']
     backbone = {name.removeprefix('backbone.'): v for name, v in weights.items() if name.startswith('backbone.')}
     config = 'atss_focal_nano_shapes'
+    nan = torch.full_like(weights['neck.fpn_convs.0.conv.bias'], float('nan'))
     cases = dict(
         bare=(weights, None, 'holds no config'),
         backbone=(dict(model=backbone), None, 'holds no config'),
@@ -182,6 +183,7 @@ def test_checkpoints_of_other_kinds(tmp_path, detector):
         optimizer=(dict(state={}, param_groups=[]), config, 'holds no state dict'),
         other=(content, 'upernet_focal_nano_shapes', 'does not fit the model'),
         fewer=(content, 'atss_focal_tiny_3x', 'does not fit the model'),
+        diverged=(dict(content, state_dict=weights | {'neck.fpn_convs.0.conv.bias': nan}), None, 'conv.bias has NaN'),
         empty_text=(dict(content, meta=dict(cfg='')), None, 'holds no config'),
         no_model=(dict(content, meta=dict(cfg='x = 1')), None, 'has no model'),
     )

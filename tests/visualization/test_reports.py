@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from test_detection_analysis import evaluate
 
 from mmfocal.datasets.analysis.detection import analyse_detections
 
+ROOT = Path(__file__).parents[2]
 QUICK = [
     'test_dataloader.num_workers=0',
     'test_dataloader.persistent_workers=False',
@@ -147,3 +149,13 @@ def test_panoptic_classes():
     rows = [dict(name='sky', kind='stuff', PQ=0.5, SQ=0.8, RQ=0.625, tp=5, fp=3, fn=3)]
     page = render(HEAD, {'Panoptic segmentation': rows}, {})
     assert '<td>50.0</td><td>80.0</td><td>62.5</td><td>5</td><td>3</td><td>3</td>' in page
+
+
+def test_segmentors_need_no_mmdetection():
+    code = """
+import sys
+sys.modules.update(mmdet=None)
+import mmfocal.visualization.reports.report
+"""
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

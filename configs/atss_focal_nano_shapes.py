@@ -18,6 +18,7 @@ model = dict(
         init_cfg=dict(type='Xavier', layer=['Linear', 'Conv2d'], distribution='normal'),
     ),
     neck=dict(in_channels=_base_.channels),
+    test_cfg=dict(nms=dict(iou_threshold=0.7)),  # neighbouring shapes overlap
 )
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 

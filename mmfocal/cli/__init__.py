@@ -82,7 +82,10 @@ COMMANDS = {
             'cvat': Command("CVAT's XML, of images or videos, to COCO", 'mmfocal.cli.convert_data_cvat'),
         },
     ),
-    'export': Command("export a checkpoint's model: ONNX, torch.export, AOTInductor", 'mmfocal.cli.export'),
+    'export': Command(
+        "export a checkpoint's model: ONNX, torch.export, AOTInductor, safetensors", 'mmfocal.cli.export'
+    ),
+    'hub-folder': Command('lay a folder ready for the Hugging Face Hub', 'mmfocal.cli.hub_folder'),
     'publish': Command('strip a training checkpoint to its weights, for others to use', 'mmfocal.cli.publish'),
     'make-shapes': Command('make the shapes data set, in the layout of COCO 2017', 'mmfocal.cli.make_shapes'),
     'demo': Command('train a small detector on shapes in minutes, on a CPU', 'mmfocal.cli.demo'),

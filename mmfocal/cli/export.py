@@ -3,6 +3,7 @@
   onnx          for onnxruntime, OpenVINO, TensorRT; with --dynamic for images of any size
   torch-export  PyTorch's own graph (.pt2), which runs without mmfocal
   aot-inductor  compiled for this kind of processor (.pt2), for Python and C++
+  safetensors   weights, config, classes and metrics in one file, which mmfocal reads like a checkpoint
 
 Input is 'image' (B, 3, H, W) in float32, normalised as the metadata say. Outputs: of a detector 'boxes' (B, N, 4),
 x1 y1 x2 y2 in pixels, and 'scores' (B, N, classes) of all priors, or with --with-nms the best boxes with 'scores' and
@@ -13,7 +14,7 @@ A difference from PyTorch above 1e-4 of the largest value (with --fp16: 3e-2) is
 
 import argparse
 
-OPTIONS = ('size', 'dynamic', 'batch_size', 'fp16', 'with_nms', 'label_map', 'with_preprocessing', 'time')
+OPTIONS = ('size', 'dynamic', 'fp16', 'with_nms', 'label_map', 'with_preprocessing', 'time')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='checkpoint: path or URL, in any format that mmfocal reads')
     parser.add_argument(
         '--format',
-        choices=['onnx', 'torch-export', 'aot-inductor'],
+        choices=['onnx', 'torch-export', 'aot-inductor', 'safetensors'],
         default='onnx',
         help='format of the file; default: onnx',
     )
@@ -59,14 +60,21 @@ def main(args: argparse.Namespace) -> None:
 
     from mmfocal.errors import ConfigError
     from mmfocal.inference import load_model
-    from mmfocal.inference.export import FORMATS, export_model
+    from mmfocal.inference.export import FORMATS, export_model, safetensors_format
 
-    suffix = FORMATS[args.format].SUFFIX
+    suffix = (FORMATS | {'safetensors': safetensors_format})[args.format].SUFFIX
     out = Path(args.out or Path(args.checkpoint).with_suffix(suffix).name)
     if out.suffix != suffix:
         raise ConfigError(f'--out {out}: files of {args.format} end with {suffix}; choose such a name')
     if out.exists():
         raise ConfigError(f'{out}: the file exists already; choose another name with --out, or remove it')
+    if args.format == 'safetensors':
+        if any(getattr(args, name) for name in OPTIONS) or args.part != 'model' or args.batch_size != 1:
+            raise ConfigError('--format safetensors: it takes only --config and --out; leave the others out')
+        *_, meta = safetensors_format.write_checkpoint(args.checkpoint, args.config, out)
+        classes, metrics = len(meta['dataset_meta']['classes']), len(meta['metrics'])
+        print(f'{out}: {out.stat().st_size / 2**20:.1f} MiB, config, {classes} classes, {metrics} metrics; loads equal')
+        return
     model, cfg = load_model(args.checkpoint, args.config, device='cpu')
     report = export_model(
         model,

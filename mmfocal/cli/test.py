@@ -8,7 +8,6 @@ from mmengine.config import Config, ConfigDict
 from mmfocal.cli.arguments import add_config, add_evaluation, add_runner
 from mmfocal.cli.evaluation import evaluators_of, set_evaluation
 from mmfocal.cli.guards import add_guards
-from mmfocal.cli.submission import Submission
 from mmfocal.errors import ConfigError
 
 
@@ -70,6 +69,8 @@ def main(args: argparse.Namespace) -> None:
     if args.format_only is not None:
         if args.report:
             raise ConfigError('--format-only: --report needs annotations; leave out one of them')
+        from mmfocal.cli.submission import Submission  # it imports torch, which parsing does without
+
         folder = args.out if args.out and segmentation else str(Path(cfg.work_dir, 'submission'))
         submission = Submission(cfg, args.config, args.format_only or Path(cfg.filename).stem, folder)
     elif args.out and segmentation:

@@ -8,7 +8,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
@@ -120,7 +120,7 @@ def draw_attention(
     total_width, total_height = columns * (width + 0.12) + 0.75, rows * (height + 0.42) + 0.3
     figure = Figure(figsize=(total_width, total_height))
     figure.suptitle(title, y=1 - 0.08 / total_height, fontsize=9)
-    norm = Normalize(0, max(panel[1].max() for panel in panels))
+    norm = PowerNorm(0.5, 0, max(panel[1].max() for panel in panels))
     for i, (name, values, names) in enumerate(panels):
         left = 0.08 + (i % columns) * (width + 0.12)
         bottom = total_height - 0.25 - (i // columns + 1) * (height + 0.42) + 0.12
@@ -168,7 +168,7 @@ def _draw_cells(
     boxes: np.ndarray,
     weights: np.ndarray,
     levels: list[list[str]],
-    norm: Normalize,
+    norm: PowerNorm,
 ) -> None:
     """Draws the keys of levels over the image, the coarsest first, so that the finer ones replace them."""
     height, width = size

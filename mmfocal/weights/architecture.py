@@ -32,6 +32,7 @@ def find_backbone_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     first = 'stages.0.blocks.0.'
     gain = state_dict.get(f'{first}gamma_1')
     merges = 'stages.0.downsample.reduction.weight' in state_dict
+    stem_blocks = {name.split('.')[2] for name in state_dict if name.startswith('patch_embed.blocks.')}
     return dict(
         arch=find_arch(state_dict),
         in_channels=stem.shape[1],
@@ -42,7 +43,8 @@ def find_backbone_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         focal_pool='fc' if any('.pool_layers.' in name for name in state_dict) else 'mean',
         mlp_ratio=state_dict[f'{first}mlp.fc1.weight'].shape[0] / stem.shape[0],
         qkv_bias=f'{first}attn.qkv.bias' in state_dict,
-        conv_embed=stem.shape[2] != 4,
+        conv_embed=not merges and state_dict['stages.0.downsample.proj.weight'].shape[2] == 3,
+        stem_blocks=len(stem_blocks) if 'patch_embed.proj_norm.weight' in state_dict else None,
         layer_scale=None if gain is None else 1.0,
         downsample='merge' if merges else 'conv',
         pre_norm=any('.pre_norm.' in name for name in state_dict),

@@ -23,7 +23,8 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
     """Reads a file's tensors and metadata.
 
     Returns:
-        `state_dict`, names and tensors on the CPU, and `meta`: the texts, with `dataset_meta` decoded if there.
+        `state_dict`, names and tensors on the CPU, and `meta`: the texts, of which `dataset_meta` and
+        `metrics` are decoded.
 
     Raises:
         CheckpointError: If the file is damaged.
@@ -32,8 +33,9 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
         with safetensors.safe_open(str(path), framework='pt') as file:
             meta: dict[str, Any] = dict(file.metadata() or {})
             state_dict = {name: file.get_tensor(name) for name in file.keys()}
-        if 'dataset_meta' in meta:
-            meta['dataset_meta'] = json.loads(meta['dataset_meta'])
+        for key in ('dataset_meta', 'metrics'):
+            if key in meta:
+                meta[key] = json.loads(meta[key])
     except (safetensors.SafetensorError, ValueError) as error:
         raise CheckpointError(
             f'{path}: truncated or not safetensors ({error}); download it again or use another file'

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -104,6 +105,20 @@ def extract_weights(checkpoint: Any, path: str) -> tuple[dict[str, Tensor], dict
     if not isinstance(meta, dict):
         return state_dict, {}
     return state_dict, {key: _plain(meta[key]) for key in _KEPT_META if key in meta}
+
+
+def find_metrics(checkpoint: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the figures of the last validation or test that a training checkpoint has in its log, by name."""
+    hub = checkpoint.get('message_hub')
+    scalars = hub.get('log_scalars') if isinstance(hub, dict) else None
+    metrics = {}
+    for name, history in (scalars or {}).items():
+        mode, _, metric = str(name).partition('/')
+        if mode in ('val', 'test') and metric and metric.split('/')[-1] not in ('time', 'data_time'):
+            values = history.data[0]
+            if len(values) and math.isfinite(values[-1]):
+                metrics[metric] = float(values[-1])
+    return metrics
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from mmengine.registry import MODELS, init_default_scope
 
 import mmfocal.registration  # noqa: F401
 from mmfocal.cli import main
+from mmfocal.datasets.coco_metric import CheckedCocoMetric
 from mmfocal.engine import read_config
+from mmfocal.errors import ConfigError
 from mmfocal.visualization.reports.page import render
+from mmfocal.visualization.reports.pictures import draw_detections
 from mmfocal.visualization.reports.plots import curve_points, list_confusions, plot_confusion
-from mmfocal.visualization.reports.report import to_json
+from mmfocal.visualization.reports.report import TestReport, to_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / 'datasets/analysis'))
 from detections import random_images
@@ -104,6 +108,29 @@ def test_a_config_without_a_suitable_evaluator_is_one_sentence(shapes, tmp_path,
     assert 'atss_focal_nano_shapes: --report needs a test_evaluator of the type' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        (dict(format_only=True), 'test_evaluator.format_only: --report needs annotations; set it to False'),
+        (dict(), 'cannot make the folder'),
+    ],
+)
+def test_mistakes_are_found_before_the_test(settings, message, tmp_path):
+    (tmp_path / 'file').touch()
+    metric = CheckedCocoMetric(outfile_prefix='x', **settings)
+    runner = SimpleNamespace(test_evaluator=SimpleNamespace(metrics=[metric]))
+    with pytest.raises(ConfigError, match=message):
+        TestReport(runner, str(tmp_path / ('file' if not settings else 'new')), 'config.py', 'a.pth')
+
+
+def test_an_image_that_cannot_be_decoded_has_no_picture(tmp_path):
+    evaluation, _ = evaluate(random_images(0, 1, 2), 2)
+    path = tmp_path / 'float.tif'
+    path.write_bytes(b'no image')
+    evaluation.image_paths = [str(path)]
+    assert draw_detections(None, evaluation, 0, 'bbox', 0.3) is None
+
+
 @pytest.fixture(scope='module')
 def analysis():
     evaluation, _ = evaluate(random_images(0, 20, 3), 3)
@@ -119,7 +146,7 @@ def test_names_are_escaped(analysis):
 
 def test_json_has_no_nan(analysis):
     head = dict(HEAD, metrics={'a': float('nan'), 'b': np.float32(1)})
-    report = json.loads(to_json(head, {'Boxes': analysis}, {}), parse_constant=pytest.fail)
+    report = json.loads(to_json(head, {'Boxes': analysis}), parse_constant=pytest.fail)
     assert report['metrics'] == {'a': None, 'b': 1.0}
     assert report['boxes']['errors']['counts']['missed'] == analysis.errors.counts['missed']
 

@@ -22,7 +22,7 @@ from mmfocal.datasets.converters.records import (
     Source,
     bounding_box,
     ellipse,
-    files_below,
+    files_in_splits,
     join_parts,
     loaded_size,
     number,
@@ -49,7 +49,7 @@ def read(src: Path, settings: Settings, report: Report) -> Source:
         MissingFileError: If there is no annotation.
     """
     folders = split_folders(src) or dict(train=src)
-    files = [(split, path) for split, folder in folders.items() for path in files_below(folder, settings, ('.json',))]
+    files = files_in_splits(folders, src, settings, ('.json',), report)
     if not files:
         raise MissingFileError(f'{src}: no JSON file; name the folder that labelme saved to')
     pictures: dict[str, Picture] = {}

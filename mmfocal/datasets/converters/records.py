@@ -295,6 +295,26 @@ def files_below(folder: Path, settings: Settings, suffixes: tuple[str, ...]) -> 
     )
 
 
+def files_in_splits(
+    folders: dict[str, Path], root: Path, settings: Settings, suffixes: tuple[str, ...], report: Report
+) -> list[tuple[str, Path]]:
+    """Returns the files below folders with their splits, and notes how many lie beside these folders.
+
+    Args:
+        folders: Of `split_folders`.
+        root: The folder that holds them.
+        settings: The user's choices.
+        suffixes: Of the files.
+        report: Counts those that lie elsewhere.
+    """
+    found = [(split, path) for split, folder in folders.items() for path in files_below(folder, settings, suffixes)]
+    others = sorted(set(files_below(root, settings, suffixes)) - {path for _, path in found})
+    if found and others:
+        names = ', '.join(sorted(folder.name for folder in folders.values()))
+        report.note(f'{{}} files outside the folders of the splits ({names}) were left out', others[0], len(others))
+    return found
+
+
 def relative_name(path: Path, root: Path) -> str:
     """Returns an image's name below `images/`: its path below the source without a leading `images/`, or its name."""
     path, root = Path(os.path.abspath(path)), Path(os.path.abspath(root))  # without ..

@@ -13,6 +13,7 @@ from mmfocal.datasets.converters.records import (
     Settings,
     Source,
     files_below,
+    files_in_splits,
     loaded_size,
     number,
     read_each,
@@ -41,7 +42,7 @@ def read(src: Path, settings: Settings, report: Report) -> Source:
         DataError: If there are several years.
     """
     root = _find_root(src)
-    listed, has_splits = _list_files(root, settings)
+    listed, has_splits = _list_files(root, settings, report)
     if not listed:
         raise MissingFileError(f'{src}: no XML file in Annotations/ or below; name the folder that holds them')
     pictures, corners = [], []
@@ -66,14 +67,11 @@ def _find_root(src: Path) -> Path:
     return years[0]
 
 
-def _list_files(root: Path, settings: Settings) -> tuple[list[tuple[str, Path]], bool]:
+def _list_files(root: Path, settings: Settings, report: Report) -> tuple[list[tuple[str, Path]], bool]:
     """Returns the annotation files with their splits, and whether the data set has splits."""
     annotations = root / 'Annotations'
     if not annotations.is_dir():
-        folders = split_folders(root)
-        pairs = [
-            (split, path) for split, folder in folders.items() for path in files_below(folder, settings, ('.xml',))
-        ]
+        pairs = files_in_splits(split_folders(root), root, settings, ('.xml',), report)
         return pairs or [('train', path) for path in files_below(root, settings, ('.xml',))], bool(pairs)
     lists = {}
     for path in sorted((root / 'ImageSets' / 'Main').glob('*.txt')):
@@ -90,6 +88,10 @@ def _list_files(root: Path, settings: Settings) -> tuple[list[tuple[str, Path]],
     for name in sorted(lists, key=lambda name: (('train', 'val', 'test', name).index(name), name)):
         for stem in lists[name]:
             listed.setdefault(split_name(name), {})[stem] = annotations / f'{stem}.xml'
+    known = {path for paths in listed.values() for path in paths.values()}
+    others = [path for path in files_below(annotations, settings, ('.xml',)) if path not in known]
+    if others:
+        report.note('{} annotation files are in no list of ImageSets/Main and were left out', others[0], len(others))
     return [(split, path) for split, paths in listed.items() for path in paths.values()], True
 
 

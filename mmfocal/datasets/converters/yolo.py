@@ -14,6 +14,7 @@ from mmfocal.datasets.converters.records import (
     Settings,
     Source,
     files_below,
+    files_in_splits,
     loaded_size,
     number,
     relative_name,
@@ -43,7 +44,7 @@ def read(src: Path, settings: Settings, report: Report) -> Source:
     content = _read_description(description) if description else {}
     names = _names(content.get('names'), description) if content else _names_from_file(root)
     _check_count(content, names, description)
-    splits = _splits(content, description, root, settings, report) if content else _guess_splits(root, settings)
+    splits = _splits(content, description, root, settings, report) if content else _guess_splits(root, settings, report)
     if not any(splits.values()):
         raise MissingFileError(f'{src}: no image in {", ".join(splits) or "it"}; correct the paths in data.yaml')
     pictures, labels = [], set()
@@ -185,12 +186,15 @@ def _images(place: Path, roots: list[Path], settings: Settings) -> list[Path]:
     return images
 
 
-def _guess_splits(root: Path, settings: Settings) -> dict[str, list[Path]]:
+def _guess_splits(root: Path, settings: Settings, report: Report) -> dict[str, list[Path]]:
     """Returns the images by the folders that are named like splits, or all as `train`."""
     for folder in (root / 'images', root):
         folders = split_folders(folder)
         if 'train' in folders:
-            return {split: files_below(path, settings, IMAGE_SUFFIXES) for split, path in folders.items()}
+            splits: dict[str, list[Path]] = {split: [] for split in folders}
+            for split, path in files_in_splits(folders, folder, settings, IMAGE_SUFFIXES, report):
+                splits[split].append(path)
+            return splits
     return dict(train=files_below(root, settings, IMAGE_SUFFIXES))
 
 

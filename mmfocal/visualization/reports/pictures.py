@@ -29,7 +29,7 @@ def draw_detections(
     metric: str,
     score_thr: float,
     backend_args: dict | None = None,
-) -> str:
+) -> str | None:
     """Draws the annotations of an image beside its detections, with MMDetection's visualizer.
 
     Args:
@@ -41,11 +41,13 @@ def draw_detections(
         backend_args: Arguments of MMEngine's file backend for images.
 
     Returns:
-        A data URI.
+        A data URI, or None if OpenCV cannot decode the image.
     """
     from mmdet.structures import DetDataSample
 
     image = _read(evaluation.image_paths[number], backend_args)
+    if image is None:
+        return None
     prediction = evaluation.predictions[number]
     scores = np.asarray(scores_of(prediction, metric))
     chosen = np.flatnonzero(scores >= score_thr)
@@ -67,7 +69,7 @@ def draw_detections(
     return _draw(visualizer, image, sample, pred_score_thr=0.0)
 
 
-def draw_label_maps(visualizer: Visualizer, image: ImageIoU, backend_args: dict | None = None) -> str:
+def draw_label_maps(visualizer: Visualizer, image: ImageIoU, backend_args: dict | None = None) -> str | None:
     """Draws the label map of an image beside the predicted one, with MMSegmentation's visualizer.
 
     Args:
@@ -76,11 +78,14 @@ def draw_label_maps(visualizer: Visualizer, image: ImageIoU, backend_args: dict 
         backend_args: Arguments of MMEngine's file backend for images.
 
     Returns:
-        A data URI.
+        A data URI, or None if OpenCV cannot decode the image.
     """
     from mmseg.structures import SegDataSample
 
-    pixels, _ = _resized(_read(image.path, backend_args))
+    pixels = _read(image.path, backend_args)
+    if pixels is None:
+        return None
+    pixels, _ = _resized(pixels)
     maps = {}
     for name, content in (('gt_sem_seg', image.label_map), ('pred_sem_seg', image.prediction)):
         labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED).astype(np.int32)
@@ -89,8 +94,10 @@ def draw_label_maps(visualizer: Visualizer, image: ImageIoU, backend_args: dict 
     return _draw(visualizer, pixels, SegDataSample(**maps))
 
 
-def _read(path: str, backend_args: dict | None) -> np.ndarray:
-    return mmcv.imfrombytes(get(path, backend_args=backend_args), channel_order='rgb')
+def _read(path: str, backend_args: dict | None) -> np.ndarray | None:
+    content = get(path, backend_args=backend_args)
+    image = mmcv.imfrombytes(content) if content else None
+    return None if image is None else np.ascontiguousarray(image[..., ::-1])  # RGB
 
 
 def _resized(image: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:

@@ -28,7 +28,7 @@ KINDS = 'CheckedCocoMetric, CheckedIoUMetric or CheckedCocoPanopticMetric'
 
 @dataclass
 class Picture:
-    """One of the worst images: its name, what is wrong in it and, if its file was found, the picture."""
+    """One of the worst images: its name, what is wrong in it and, if its file can be read, the picture."""
 
     name: str
     text: str
@@ -61,6 +61,8 @@ class TestReport:
         self.detection, self.panoptic, self.confusion = None, None, None
         for metric in list(runner.test_evaluator.metrics):
             kinds = {kind.__name__ for kind in type(metric).__mro__}
+            if getattr(metric, 'format_only', False):
+                raise ConfigError('test_evaluator.format_only: --report needs annotations; set it to False')
             if 'CheckedCocoMetric' in kinds and {'bbox', 'segm'} & set(metric.metrics):
                 metric.keep_evaluation, self.detection = True, metric
             elif 'CheckedCocoPanopticMetric' in kinds:
@@ -84,16 +86,13 @@ class TestReport:
         if not is_main_process():
             return
         parts: dict[str, Any] = {}
-        pictures: dict[str, list[Picture]] = {}
         if self.detection:
             evaluation = self.detection.evaluation
             for metric, title in METRICS.items():
                 if metric in evaluation.tables:
                     parts[title] = analyse_detections(evaluation, metric, self.score_thr)
-                    pictures[title] = self._draw_detections(parts[title], metric)
         if self.confusion:
             parts['Segmentation'] = self.confusion.analysis
-            pictures['Segmentation'] = self._draw_label_maps(self.confusion.analysis)
         if self.panoptic:
             parts['Panoptic segmentation'] = self.panoptic.class_figures
         head = dict(
@@ -103,7 +102,12 @@ class TestReport:
             images=len(self.runner.test_dataloader.dataset),
             metrics=metrics,
         )
-        write_atomically(self.folder / 'report.json', to_json(head, parts, pictures))
+        write_atomically(self.folder / 'report.json', to_json(head, parts))
+        pictures = {
+            title: self._draw_detections(parts[title], metric) for metric, title in METRICS.items() if title in parts
+        }
+        if self.confusion:
+            pictures['Segmentation'] = self._draw_label_maps(self.confusion.analysis)
         write_atomically(self.folder / 'report.html', render(head, parts, pictures))
         print(self.folder / 'report.html')
         print(self.folder / 'report.json')
@@ -152,7 +156,7 @@ class TestReport:
         return next((one.backend_args for one in datasets if getattr(one, 'backend_args', None)), None)
 
 
-def to_json(head: dict, parts: dict[str, Any], pictures: dict[str, list[Picture]]) -> str:
+def to_json(head: dict, parts: dict[str, Any]) -> str:
     """Returns all figures as JSON; what cannot be computed is null."""
     report = dict(head)
     for title, analysis in parts.items():

@@ -96,8 +96,10 @@ def test_splits_and_the_class_list(src, tmp_path):
         image(src / f'{split}/{split}.png')
         labelme(src / f'{split}/{split}.json', shape('cat', 'polygon', TRIANGLE))
     text(src / 'labels.txt', '__ignore__\n_background_\nzebra\ncat\n')
-    splits, _ = converted('labelme', src, tmp_path / 'dst')
+    labelme(src / 'a.json', shape('cat', 'polygon', TRIANGLE))
+    splits, notes = converted('labelme', src, tmp_path / 'dst')
     assert boxes(splits['val']) == {'val/val.png': [('cat', [10.0, 10.0, 20.0, 20.0])]}
+    assert notes[0].startswith('1 files outside the folders of the splits (train, val) were left out')
     assert splits['val']['categories'] == [dict(id=1, name='zebra'), dict(id=2, name='cat')]
 
 

@@ -72,15 +72,18 @@ def test_difficult_objects_and_attributes(src, tmp_path):
 def test_splits(src, tmp_path, lists, found):
     for name, content in lists.items():
         text(src / f'ImageSets/Main/{name}.txt', content + '\n')
-    splits, _ = converted('voc', src, tmp_path / 'dst')
+    splits, notes = converted('voc', src, tmp_path / 'dst')
     assert {name: len(coco['images']) for name, coco in splits.items()} == found
+    assert any('are in no list of ImageSets/Main' in note for note in notes) == (sum(found.values()) < 3)
 
 
 def test_folders_as_splits_with_images_beside(tmp_path):
     for folder, stem in (('train', 'a'), ('valid', 'b')):
         image(tmp_path / f'src/{folder}/{stem}.png')
         text(tmp_path / f'src/{folder}/{stem}.xml', voc(thing('cat', 1, 1, 9, 9), filename=f'{stem}.png'))
-    splits, _ = converted('voc', tmp_path / 'src', tmp_path / 'dst')
+    text(tmp_path / 'src/c.xml', voc())
+    splits, notes = converted('voc', tmp_path / 'src', tmp_path / 'dst')
+    assert notes[0].startswith('1 files outside the folders of the splits (train, valid)')
     assert boxes(splits['val']) == {'valid/b.png': [('cat', [0.0, 0.0, 9.0, 9.0])]}
 
 

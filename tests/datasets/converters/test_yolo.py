@@ -188,7 +188,9 @@ def test_what_is_missing(src, tmp_path):
     with pytest.raises(UserError, match='no data.yaml, classes.txt'):
         convert('yolo', src, tmp_path / 'dst')
     text(src / 'classes.txt', 'cat\ndog\n')
-    assert set(converted('yolo', src, tmp_path / 'dst')[0]) == {'train', 'val'}
+    image(src / 'images/other/z.png')
+    splits, notes = converted('yolo', src, tmp_path / 'dst')
+    assert set(splits) == {'train', 'val'} and notes[0].startswith('1 files outside the folders')
     for path in (src / 'labels').rglob('*.txt'):
         path.unlink()
     with pytest.raises(UserError, match='no image has a label file'):

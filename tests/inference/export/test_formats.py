@@ -131,4 +131,6 @@ def test_size_and_preprocessing_come_from_the_config(retinanet, upernet):
         default_size(*retinanet)  # whose pipeline takes images as they are
     found = read_preprocessing(*retinanet)
     assert found['to_rgb'] and found['pad_size_divisor'] == 4 and len(found['mean']) == 3
-    assert set(found['resize']) == {'scale', 'keep_ratio'}
+    assert 'resize' not in found
+    found = read_preprocessing(retinanet[0], read_config('retinanet_focal_tiny_1x'))
+    assert found['resize'] == dict(scale=[1333, 800], keep_ratio=True)

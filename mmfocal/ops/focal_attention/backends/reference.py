@@ -31,7 +31,9 @@ def forward(
         The output, (B, H, W, heads, head_dim), and an empty tensor.
     """
     _, height, width, _, _ = q.shape
-    weights = F.dropout(attention_weights(q, k, [pair[0] for pair in pooled_kv], bias, layout), dropout_p)
+    weights = attention_weights(q, k, [pair[0] for pair in pooled_kv], bias, layout)
+    if dropout_p:  # else an exported graph would have a dropout in training mode
+        weights = F.dropout(weights, dropout_p)
     geometry = get_geometry(layout, height, width, q)
     values = all_tokens(v, [pair[1] for pair in pooled_kv])[:, geometry.key_index]
     out = torch.einsum('bnhqk,bnkhc->bnqhc', weights, values)

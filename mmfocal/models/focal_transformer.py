@@ -11,7 +11,7 @@ from mmfocal.errors import ConfigError
 from mmfocal.models.conv_stem import ConvStem
 from mmfocal.models.focal_attention import FocalAttention
 from mmfocal.models.mlp import Mlp
-from mmfocal.models.pretrained import PretrainedBackbone, check_choice, parse_out_indices
+from mmfocal.models.pretrained import PretrainedBackbone, check_choice, check_per_stage, parse_out_indices
 from mmfocal.ops.focal_attention import BACKENDS, Layout
 from mmfocal.weights.backbone import load_backbone_weights
 
@@ -375,8 +375,8 @@ def _parse_arch(arch: str | dict, archs: dict[str, dict]) -> tuple[int, PerStage
         )
     embed_dims, depths, num_heads = arch['embed_dims'], arch['depths'], arch['num_heads']
     _check_integer('arch.embed_dims', embed_dims)
-    _check_per_stage('arch.depths', depths)
-    _check_per_stage('arch.num_heads', num_heads)
+    check_per_stage('FocalTransformer', 'arch.depths', depths)
+    check_per_stage('FocalTransformer', 'arch.num_heads', num_heads)
     for i, (depth, heads) in enumerate(zip(depths, num_heads)):
         _check_integer(f'arch.depths[{i}]', depth)
         _check_integer(f'arch.num_heads[{i}]', heads)
@@ -393,10 +393,10 @@ def _make_layouts(
 ) -> list[Layout]:
     """Returns the layout of each stage."""
     window_sizes = (window_size,) * 4 if isinstance(window_size, int) else window_size
-    _check_per_stage('window_size', window_sizes)
-    _check_per_stage('expand_sizes', expand_sizes)
-    _check_per_stage('focal_levels', focal_levels)
-    _check_per_stage('focal_windows', focal_windows)
+    check_per_stage('FocalTransformer', 'window_size', window_sizes)
+    check_per_stage('FocalTransformer', 'expand_sizes', expand_sizes)
+    check_per_stage('FocalTransformer', 'focal_levels', focal_levels)
+    check_per_stage('FocalTransformer', 'focal_windows', focal_windows)
     layouts = []
     for i in range(4):
         _check_integer(f'focal_levels[{i}]', focal_levels[i])
@@ -410,8 +410,3 @@ def _make_layouts(
 def _check_integer(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f'FocalTransformer: {name} must be a positive integer, got {value!r}')
-
-
-def _check_per_stage(name: str, value: PerStage) -> None:
-    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 4:
-        raise ConfigError(f'FocalTransformer: {name} must have 4 entries, one per stage, got {value!r}')

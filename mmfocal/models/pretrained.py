@@ -116,3 +116,9 @@ def check_choice(owner: str, name: str, value: object, choices: Sequence) -> Non
     """Raises a ConfigError if an argument of `owner` is none of the choices."""
     if value not in choices:
         raise ConfigError(f'{owner}: {name} must be one of {", ".join(map(repr, choices))}, got {value!r}')
+
+
+def check_per_stage(owner: str, name: str, values: object) -> None:
+    """Raises a ConfigError if an argument of `owner` does not have one entry for each of the four stages."""
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != 4:
+        raise ConfigError(f'{owner}: {name} must have 4 entries, one per stage, got {values!r}')

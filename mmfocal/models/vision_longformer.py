@@ -1,7 +1,8 @@
 """Vision Longformer (ViL), the strongest baseline of the paper's Tables 3 and 4 beside Swin."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from mmfocal.errors import ConfigError
 from mmfocal.models.mlp import Mlp
-from mmfocal.models.pretrained import PretrainedBackbone, check_choice, parse_out_indices
+from mmfocal.models.pretrained import PretrainedBackbone, check_choice, check_per_stage, parse_out_indices
 from mmfocal.ops.focal_attention import relative_index
 from mmfocal.ops.sliding_chunks import NEIGHBORS, PATTERNS, sliding_chunk_attention
 from mmfocal.weights.vision_longformer import load_vision_longformer_weights
@@ -96,9 +97,9 @@ class VisionLongformer(PretrainedBackbone):
         arch = _arch(arch, self.archs)
         out_indices = parse_out_indices('VisionLongformer', out_indices)
         window_sizes = (window_size,) * 4 if isinstance(window_size, int) else tuple(window_size)
-        _check_per_stage('window_size', window_sizes, lambda size: isinstance(size, int) and size > 0)
-        _check_per_stage('attention', attention, lambda kind: kind in ('sparse', 'full'))
-        _check_per_stage('num_global_tokens', num_global_tokens, lambda count: isinstance(count, int) and count >= 0)
+        _check_entries('window_size', window_sizes, lambda size: isinstance(size, int) and size > 0)
+        _check_entries('attention', attention, lambda kind: kind in ('sparse', 'full'))
+        _check_entries('num_global_tokens', num_global_tokens, lambda count: isinstance(count, int) and count >= 0)
         check_choice('VisionLongformer', 'positions', positions, ('absolute', 'relative'))
         check_choice('VisionLongformer', 'pattern', pattern, PATTERNS)
         check_choice('VisionLongformer', 'neighbors', neighbors, ('all', 'random', 'none'))
@@ -478,7 +479,7 @@ def _arch(arch: str | dict, archs: dict[str, dict]) -> dict:
             f'dict(embed_dims=…, depths=…, num_heads=…), got {arch!r}'
         )
     for name in ('embed_dims', 'depths', 'num_heads'):
-        _check_per_stage(f'arch.{name}', arch[name], lambda value: isinstance(value, int) and value > 0)
+        _check_entries(f'arch.{name}', arch[name], lambda value: isinstance(value, int) and value > 0)
     for i, (dim, heads) in enumerate(zip(arch['embed_dims'], arch['num_heads'])):
         if dim % heads:
             raise ConfigError(
@@ -487,11 +488,8 @@ def _arch(arch: str | dict, archs: dict[str, dict]) -> dict:
     return arch
 
 
-def _check_per_stage(name: str, values, is_valid) -> None:
-    if (
-        isinstance(values, str)
-        or not isinstance(values, Sequence)
-        or len(values) != 4
-        or not all(map(is_valid, values))
-    ):
-        raise ConfigError(f'VisionLongformer: {name} needs four valid entries, one per stage, got {values!r}')
+def _check_entries(name: str, values: Sequence, is_valid: Callable[[Any], bool]) -> None:
+    check_per_stage('VisionLongformer', name, values)
+    for i, value in enumerate(values):
+        if not is_valid(value):
+            raise ConfigError(f'VisionLongformer: {name}[{i}] is not valid, got {value!r}')

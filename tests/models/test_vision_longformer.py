@@ -238,8 +238,8 @@ def test_parameters_are_the_published_ones(arch, millions):
     [
         (dict(arch='huge'), "arch must be one of 'tiny', 'small', 'medium', 'base'"),
         (dict(positions='rotary'), "positions must be one of 'absolute', 'relative'"),
-        (dict(attention=('sparse', 'full')), 'attention needs four valid entries'),
-        (dict(window_size=(7, 7, 7, 0)), 'window_size needs four valid entries'),
+        (dict(attention=('sparse', 'full')), 'attention must have 4 entries, one per stage'),
+        (dict(window_size=(7, 7, 7, 0)), r'window_size\[3\] is not valid, got 0'),
         (dict(pattern='exact', neighbors='random'), "pattern='exact' needs neighbors='all'"),
         (dict(out_indices=(1, 0)), 'out_indices must list stages from 0 to 3'),
         (

@@ -17,7 +17,7 @@ from mmfocal.benchmark.speed.roll_unfold import (
     roll_unfold_backbone,
 )
 from mmfocal.errors import ConfigError
-from mmfocal.models import FocalTransformer
+from mmfocal.models import FocalTransformer, VisionLongformer
 from mmfocal.ops import focal_attention
 from mmfocal.ops.focal_attention import BACKENDS
 
@@ -114,6 +114,21 @@ def _torchvision_swin(case: Case) -> nn.Module:
     return _TorchvisionFeatures(model.features)
 
 
+# the paper's Tables 3 and 4 compare these; 'nano' has Focal's channels, blocks and heads
+VIL_ARCHS: dict[str, str | dict] = {
+    'tiny': 'small',
+    'small': 'medium',
+    'base': 'base',
+    'nano': dict(embed_dims=(16, 32, 64, 128), depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8)),
+}
+
+
+def _vil(case: Case) -> nn.Module:
+    if case.arch not in VIL_ARCHS:
+        raise ConfigError(f'ViL has no counterpart of {case.arch!r}; choose from {", ".join(VIL_ARCHS)}')
+    return VisionLongformer(arch=VIL_ARCHS[case.arch], img_size=max(case.height, case.width), drop_path_rate=0.0)
+
+
 BACKBONES = {
     'focal': Implementation('Focal (ours)', _focal_backbone('auto')),
     **{f'focal_{name}': Implementation(f'Focal, {name}', _focal_backbone(name)) for name in BACKENDS},
@@ -123,6 +138,7 @@ BACKBONES = {
     'swin_timm': Implementation('Swin, timm', _timm_swin(False), 'timm'),
     'swin_timm_fused': Implementation('Swin, timm, fused', _timm_swin(True), 'timm'),
     'swin_torchvision': Implementation('Swin, torchvision', _torchvision_swin, 'torchvision.models'),
+    'vil': Implementation('ViL, mmfocal', _vil),
 }
 
 

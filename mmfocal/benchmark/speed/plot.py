@@ -26,8 +26,11 @@ COLOURS = dict(
     swin_timm_fused='#999999',
     swin_torchvision='#bbbbbb',
     window_sdpa='#777777',
+    vil='#009e73',
 )
-MARKERS = dict(focal='o', roll_unfold='s', swin_mmdet='^', swin_timm='v', swin_timm_fused='D', swin_torchvision='P')
+MARKERS = dict(
+    focal='o', roll_unfold='s', swin_mmdet='^', swin_timm='v', swin_timm_fused='D', swin_torchvision='P', vil='X'
+)
 
 
 def plot_bars(comparisons: list[Comparison], path: Path) -> Path:

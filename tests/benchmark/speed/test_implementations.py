@@ -11,6 +11,7 @@ from mmfocal.benchmark.speed import implementations
 from mmfocal.benchmark.speed.cases import Case, operator_work, preset_cases
 from mmfocal.benchmark.speed.implementations import BACKBONES, OPERATORS, Implementation
 from mmfocal.benchmark.speed.steps import make_step
+from mmfocal.errors import ConfigError
 
 TINY = Case('backbone', 'train', 64, 64, arch='nano')
 
@@ -132,6 +133,21 @@ def test_torchvision_returns_the_stages(monkeypatch):
     monkeypatch.setitem(sys.modules, 'torchvision.models', models)
     model = BACKBONES['swin_torchvision'].build(Case('backbone', 'forward', 64, 96, arch='small'))
     assert [tuple(out.shape[2:]) for out in model(torch.zeros(1, 3, 64, 96))] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
+def test_vil_of_the_size_that_the_paper_compares_with():
+    model = BACKBONES['vil'].build(replace(TINY, width=96))
+    assert [tuple(out.shape[1:]) for out in model(torch.zeros(1, 3, 64, 96))] == [
+        (16, 16, 24),
+        (32, 8, 12),
+        (64, 4, 6),
+        (128, 2, 3),
+    ]
+    with torch.device('meta'):
+        archs = {arch: BACKBONES['vil'].build(replace(TINY, arch=arch)).arch for arch in ('tiny', 'small', 'base')}
+    assert archs == dict(tiny='small', small='medium', base='base')
+    with pytest.raises(ConfigError, match="ViL has no counterpart of 'large'; choose from tiny, small, base, nano"):
+        BACKBONES['vil'].build(replace(TINY, arch='large'))
 
 
 def test_a_broken_library_is_absent(monkeypatch):

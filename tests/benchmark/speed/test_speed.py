@@ -116,7 +116,7 @@ def test_backbones_from_end_to_end(monkeypatch, capsys, tmp_path, no_libraries, 
     ]
     case = by_name(record['cases'][0])
     done = [name for name, entry in case.items() if entry['status'] == 'ok']
-    assert done == ['focal', 'focal_reference', 'roll_unfold', 'swin_mmdet']
+    assert done == ['focal', 'focal_reference', 'roll_unfold', 'swin_mmdet', 'vil']
     assert case['focal_gather']['status'] == 'out of memory' and case['swin_timm']['status'] == 'absent'
     focal = case['focal']
     assert len(focal['times']) == 3 and focal['median'] == sorted(focal['times'])[1]

@@ -4,19 +4,26 @@ Errors are in units of the largest value compared with. In float32 they come fro
 precision from the factors of products, rounded to it, and, in gradients at logits, from the rounded output.
 """
 
+import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmfocal.ops.focal_attention import backends
 from mmfocal.ops.focal_attention.backends import reference
 from mmfocal.ops.focal_attention.backends import triton as backend
 from mmfocal.ops.focal_attention.geometry import Layout
 
+ROOT = Path(__file__).parents[3]
+WITH_PRODUCTS = ('forward', 'backward', 'bias_backward')
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 5e-2}
 
@@ -228,67 +235,128 @@ def test_unsupported(change, phrase, monkeypatch):
     assert reason(**change) == phrase
 
 
-COMPILE = """
-import sys
-import torch
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
-
-target = GPUTarget('cuda', 90, 32)
-if sys.argv[1] == 'amd':
-    target, torch.version.hip = GPUTarget('hip', 'gfx942', 64), '6.4'
-
-
-class NoGPU:
-
-    def get_current_target(self):
-        return target
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
+GPUS = {  # compute capability; shared memory per program, in KiB
+    'A100': (8, 0, 163),
+    'RTX 3090': (8, 6, 99),
+    'RTX 4090': (8, 9, 99),
+    'H100': (9, 0, 227),
+    'B200': (10, 0, 227),
+    'RTX 5090': (12, 0, 99),
+    'MI300': (9, 4, 64),
+    'RX 7900': (11, 0, 64),
+}
 
 
-class Compiled:
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """Makes a GPU of a name the one that a stand-in for the queries is on; returns the stand-in's maker."""
+    monkeypatch.setattr(backend.triton_kernels, 'INTERPRETED', False)
+    monkeypatch.setattr(backends, '_reported', set())
 
-    def __init__(self, kernel):
-        self.kernel = kernel
+    def make(name, window_size, head_dim, dtype):
+        *capability, shared = GPUS[name]
+        utils = SimpleNamespace(get_device_properties=lambda index: {'max_shared_mem': shared * 1024})
+        monkeypatch.setattr(backend, 'driver', SimpleNamespace(active=SimpleNamespace(utils=utils)))
+        monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: tuple(capability))
+        monkeypatch.setattr(torch.version, 'hip', '6.4' if name.startswith(('MI', 'RX')) else None)
+        shape = torch.Size((1, window_size, window_size, 1, head_dim))
+        return SimpleNamespace(is_cuda=True, device=torch.device('cuda', 0), dtype=dtype, shape=shape)
 
-    def __getitem__(self, grid):
-        return lambda *args, **kwargs: self.compile(self.kernel.warmup(*args, grid=grid, **kwargs))
-
-    def compile(self, kernel):
-        print(self.kernel.__name__, kernel.metadata.shared, 'wgmma' in kernel.asm.get('ptx', ''))
+    return make
 
 
-driver.set_active(NoGPU())
-from mmfocal.ops.focal_attention.backends import triton as backend
-from mmfocal.ops.focal_attention.geometry import Layout
+@pytest.mark.parametrize('name', list(GPUS))
+def test_what_fits_a_gpu(fake_gpu, name):
+    """All windows and channels, in half precision; in float32 all but the largest where there are 99 KiB."""
+    for window_size in range(1, 17):
+        for head_dim in backend.HEAD_DIMS:
+            for dtype in backend.DTYPES:
+                q = fake_gpu(name, window_size, head_dim, dtype)
+                too_large = window_size > 11 and head_dim == 64 and dtype == torch.float32 and GPUS[name][2] == 99
+                reason = backend.unsupported(q, Layout(window_size, 0), 0.0)
+                assert reason == ('it needs 152 KiB of shared memory per block, this GPU has 99' if too_large else None)
 
-for name in ('pack_bias', 'forward', 'backward', 'sum_partials', 'bias_backward'):
-    setattr(backend.triton_kernels, name, Compiled(getattr(backend.triton_kernels, name)))
-for layout, head_dim, dtype in [(Layout(7, 3, 7, 1, 'mask', True), 32, torch.bfloat16),
-                                (Layout(14, 3, 1, 0), 64, torch.float16), (Layout(2, 1, 1, 2), 16, torch.float32)]:
-    height = 2 * layout.window_size
-    q, k, v = torch.zeros(1, height, height, 3, 1, head_dim, dtype=dtype).unbind(3)
-    pooled = [torch.zeros(1, *layout.pooled_size(height, height, level), 2, 1, head_dim, dtype=dtype).unbind(3)
-              for level in range(layout.pooled_levels)]
-    bias = torch.zeros(1, layout.tokens, layout.keys)
-    out, lse = backend.forward(q, k, v, pooled, bias, layout)
-    backend.backward(out, q, k, v, pooled, bias, out, lse, layout, True, q, k, v, pooled)
-"""
+
+def test_auto_takes_gather_where_the_kernels_do_not_fit(fake_gpu):
+    q, layout = fake_gpu('RTX 3090', 14, 64, torch.float32), Layout(14)
+    sentence = (
+        "focal_attention: using 'gather', as 'triton' does not support this input: "
+        'it needs 152 KiB of shared memory per block, this GPU has 99'
+    )
+    with pytest.warns(UserWarning) as warned:
+        assert [backends.choose('auto', q, layout, 0.0) for _ in range(3)] == ['gather'] * 3
+    assert [str(one.message) for one in warned] == [sentence]
+    with pytest.raises(ValueError, match='this GPU has 99; use .auto.$'):
+        backends.choose('triton', q, layout, 0.0)
+    assert backends.choose('auto', fake_gpu('A100', 14, 64, torch.float32), layout, 0.0) == 'triton'
+    assert backends.choose('auto', fake_gpu('RTX 3090', 14, 64, torch.float16), layout, 0.0) == 'triton'
+    with pytest.warns(UserWarning, match="using 'reference', as 'triton' does not .*: it has no dropout"):
+        assert backends.choose('auto', q, Layout(7), 0.1) == 'reference'
+
+
+def test_an_old_gpu(fake_gpu, monkeypatch):
+    monkeypatch.setitem(GPUS, 'V100', (7, 0, 96))
+    q = fake_gpu('V100', 7, 32, torch.float16)
+    assert backend.unsupported(q, Layout(), 0.0) == 'it needs a GPU of compute capability 8.0 or more'
+
+
+def test_the_choice_can_be_compiled(fake_gpu):
+    """Without a break in the graph, the sentence included."""
+    q = fake_gpu('RTX 3090', 14, 64, torch.float32)
+
+    def run(x):
+        return x + len(backends.choose('auto', q, Layout(14), 0.0))
+
+    with pytest.warns(UserWarning, match="using 'gather'"):
+        assert torch.compile(run, backend='eager', fullgraph=True)(torch.zeros(1)) == len('gather')
+
+
+def compiled_kernels(tmp_path, *args):
+    """Runs dev/kernel_resources.py, which needs no GPU."""
+    environment = dict(os.environ, TRITON_INTERPRET='0', TRITON_CACHE_DIR=str(tmp_path))
+    command = [sys.executable, 'dev/kernel_resources.py', *args]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('maker, shared', [('nvidia', 227), ('amd', 64)])
-def test_kernels_compile(maker, shared, tmp_path):
-    """For H100 and MI300, without a GPU: what the interpreter takes, a compiler may refuse."""
-    environment = dict(os.environ, TRITON_INTERPRET='0', TRITON_CACHE_DIR=str(tmp_path))
-    done = subprocess.run([sys.executable, '-c', COMPILE, maker], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    compiled = [line.split() for line in done.stdout.splitlines()]
-    assert all(int(used) <= shared * 1024 for _, used, _ in compiled)
-    for kernel in ('forward', 'backward', 'bias_backward'):  # on Hopper's tensor cores
-        assert (maker == 'nvidia') == ('True' in [wgmma for name, _, wgmma in compiled if name == kernel])
+@pytest.mark.parametrize(
+    'arch, products, dtypes',
+    [
+        ('sm_80', 'mma.sync', ['bfloat16', 'float32']),
+        ('sm_86', 'mma.sync', ['bfloat16', 'float32', 'tf32']),
+        ('sm_89', 'mma.sync', ['bfloat16']),
+        ('sm_90', 'wgmma', ['bfloat16', 'tf32']),
+        ('sm_100', 'tcgen05.mma', ['bfloat16']),
+        ('sm_120', 'mma.sync', ['bfloat16']),
+        ('gfx942', 'v_mfma', ['bfloat16', 'float32']),
+        ('gfx1100', 'v_wmma', ['bfloat16']),
+    ],
+)
+def test_kernels_compile_and_fit(arch, products, dtypes, tmp_path):
+    """What the interpreter takes, a compiler may refuse; and shared memory is not more than the choice counts with."""
+    lines = []
+    for dtype in dtypes:
+        sizes = ('--window', '3', '7', '10', '14', '--head-dim', '16', '32', '64')
+        if dtype != 'bfloat16':  # its products take long to compile
+            sizes = ('--window', '10', '14', '--head-dim', '64')
+        lines += compiled_kernels(tmp_path, '--json', '--arch', arch, '--dtype', dtype, *sizes).splitlines()
+    for record in map(json.loads, lines):
+        too_large = record['limit'] == 99 * 1024 and record['dtype'] != 'bfloat16' and record['window'] == 14
+        assert (record['kernels'] == []) == too_large == (record['estimate'] > record['limit']), record
+        for kernel in record['kernels']:
+            assert kernel['shared'] <= min(record['estimate'], record['limit']), (record, kernel)
+            assert kernel['tensor_memory'] <= 512, (record, kernel)
+            if record['dtype'] == 'bfloat16' and record['window'] == 7 and kernel['kernel'] in WITH_PRODUCTS:
+                assert kernel['products'] == products, (record, kernel)
+
+
+@pytest.mark.slow
+def test_table_of_kernel_resources(tmp_path):
+    args = ('--arch', 'sm_86', '--dtype', 'float32', '--window', '3', '14', '--head-dim', '64')
+    head, small, large, units = compiled_kernels(tmp_path, *args).splitlines()
+    assert head.split() == ['dtype', 'window', 'channels', 'forward', 'backward', 'bias_backward']
+    assert re.fullmatch(r'sm_86 +float32 +3 +64( +\d+ / \d+ / \d+){3}', small)
+    assert re.fullmatch(r'sm_86 +float32 +14 +64 +needs 152 KiB of 99', large)
+    assert units.startswith('registers / KiB of shared memory')

@@ -8,9 +8,11 @@
   The reference has none: autograd differentiates it.
 """
 
+import warnings
 from importlib.util import find_spec
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from mmfocal.ops.focal_attention.backends import gather, reference
@@ -18,6 +20,7 @@ from mmfocal.ops.focal_attention.geometry import Layout
 
 BACKENDS = ('reference', 'gather', 'triton')
 _TRITON_INSTALLED = find_spec('triton') is not None
+_reported: set[str] = set()
 
 
 def load(name: str) -> ModuleType:
@@ -49,8 +52,13 @@ def choose(backend: str, q: Tensor, layout: Layout, dropout_p: float) -> str:
         ValueError: If there is no such backend, or it does not support the input.
     """
     if backend == 'auto':
-        names = ('triton', 'gather') if q.is_cuda else ('gather',)
-        return next((name for name in names if unsupported(name, q, layout, dropout_p) is None), 'reference')
+        reason = unsupported('triton', q, layout, dropout_p) if q.is_cuda else None
+        if q.is_cuda and reason is None:
+            return 'triton'
+        name = 'gather' if unsupported('gather', q, layout, dropout_p) is None else 'reference'
+        if reason is not None:
+            _report_once(f"focal_attention: using {name!r}, as 'triton' does not support this input: {reason}")
+        return name
     if backend not in BACKENDS:
         raise ValueError(
             f"focal_attention: backend must be 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}"
@@ -59,3 +67,10 @@ def choose(backend: str, q: Tensor, layout: Layout, dropout_p: float) -> str:
     if reason is not None:
         raise ValueError(f"focal_attention: backend={backend!r} does not support this input: {reason}; use 'auto'")
     return backend
+
+
+@torch.compiler.assume_constant_result
+def _report_once(message: str) -> None:
+    if message not in _reported:
+        _reported.add(message)
+        warnings.warn(message)

@@ -6,10 +6,12 @@ each token adds up the partial sums of the windows that saw it, in a fixed order
 
 import contextlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from triton.runtime import driver
 
 from mmfocal.ops.focal_attention.backends import triton_kernels
 from mmfocal.ops.focal_attention.geometry import Layout, cached_per_shape, get_geometry
@@ -23,7 +25,29 @@ BIAS_PROGRAMS = 792  # share the gradient of the bias: twice what an H100's 132 
 SAVES_LSE = True
 
 
-def tuning(kernel: str, block_m: int, head_dim: int, dtype: torch.dtype) -> dict[str, int]:
+class Gpu(NamedTuple):
+    """What the kernels' blocks depend on.
+
+    Attributes:
+        capability: Major compute capability of an NVIDIA GPU; 0 for AMD's, and for the interpreter.
+        shared_memory: Most bytes of shared memory per program.
+    """
+
+    capability: int
+    shared_memory: int
+
+
+@torch.compiler.assume_constant_result
+def get_gpu(device: torch.device) -> Gpu:
+    """Returns what the kernels' blocks depend on."""
+    if device.type != 'cuda':
+        return Gpu(0, 1 << 30)
+    # what Triton compares with when it launches a kernel
+    shared_memory = driver.active.utils.get_device_properties(device.index)['max_shared_mem']
+    return Gpu(0 if torch.version.hip else torch.cuda.get_device_capability(device)[0], shared_memory)
+
+
+def tuning(kernel: str, block_m: int, head_dim: int, dtype: torch.dtype, gpu: Gpu) -> dict[str, int]:
     """Returns a kernel's block sizes, pipeline stages and launch options; the one place to tune.
 
     Chosen by the report of ptxas for sm_90: no register spilled (except in float32 gradients of head_dim 64 and windows
@@ -35,6 +59,7 @@ def tuning(kernel: str, block_m: int, head_dim: int, dtype: torch.dtype) -> dict
         block_m: Queries of a window, padded to a power of two.
         head_dim: Channels per head.
         dtype: Dtype of the maps.
+        gpu: The GPU.
 
     Returns:
         BLOCK_N, the keys per step (16, 32 or 64), for all kernels but `sum_partials`; keywords of the launch.
@@ -47,10 +72,37 @@ def tuning(kernel: str, block_m: int, head_dim: int, dtype: torch.dtype) -> dict
     if block_m > 64:
         return dict(BLOCK_N=32, NUM_STAGES=1, num_warps=block_m // 16)
     options = dict(BLOCK_N=64, NUM_STAGES=1, num_warps=4)
-    registers = {('backward', 32): 128, ('bias_backward', 64): 168}.get((kernel, head_dim))  # one more program per SM
-    if registers and torch.version.hip is None:
+    # one more program per SM, where it does not make ptxas spill
+    limits = {('backward', 32, 9): 128, ('backward', 32, 10): 128, ('bias_backward', 64, 9): 168}
+    registers = limits.get((kernel, head_dim, gpu.capability))
+    if registers:
         options['maxnreg'] = registers
     return options
+
+
+def shared_memory(block_m: int, head_dim: int, dtype: torch.dtype, gpu: Gpu) -> int:
+    """Returns an upper bound of a program's shared memory, in bytes; `backward` needs most.
+
+    Args:
+        block_m: Queries of a window, padded to a power of two.
+        head_dim: Channels per head.
+        dtype: Dtype of the maps.
+        gpu: The GPU.
+    """
+    block_n = tuning('backward', block_m, head_dim, dtype, gpu)['BLOCK_N']
+    queries, keys, logits = block_m * head_dim, block_n * head_dim, block_m * block_n
+    if gpu.capability == 0:  # AMD's products take their factors from registers: one tile at a time is rearranged
+        tiles = max(queries, keys, logits)
+    elif dtype != torch.float32 and gpu.capability in (9, 10):  # wgmma and tcgen05 take do and q transposed as well
+        tiles = 4 * queries + 2 * keys + logits
+    else:
+        tiles = 2 * queries + 2 * keys + logits
+    return tiles * dtype.itemsize
+
+
+def pad_queries(layout: Layout) -> int:
+    """Returns the queries of a window, padded to the rows of a tile."""
+    return max(16, 1 << (layout.tokens - 1).bit_length())
 
 
 def unsupported(q: Tensor, layout: Layout, dropout_p: float) -> str | None:
@@ -65,8 +117,12 @@ def unsupported(q: Tensor, layout: Layout, dropout_p: float) -> str | None:
         return 'it has no dropout'
     if not q.is_cuda and not triton_kernels.INTERPRETED:
         return f'it needs a CUDA device, the maps are on {q.device}'
-    if q.is_cuda and torch.version.hip is None and torch.cuda.get_device_capability(q.device) < (8, 0):
+    gpu = get_gpu(q.device)
+    if 0 < gpu.capability < 8:
         return 'it needs a GPU of compute capability 8.0 or more'
+    needed = shared_memory(pad_queries(layout), q.shape[-1], q.dtype, gpu)
+    if needed > gpu.shared_memory:
+        return f'it needs {needed >> 10} KiB of shared memory per block, this GPU has {gpu.shared_memory >> 10}'
     return None
 
 
@@ -122,7 +178,7 @@ def backward(
         rows = inputs.windows * layout.keys
         images_per_pass = max(1, min(batch, PARTIALS_BYTES // (heads * rows * 2 * head_dim * q.element_size())))
         partials = torch.empty(images_per_pass, heads, rows, 2, head_dim, dtype=q.dtype, device=q.device)
-        config = tuning('sum_partials', inputs.block_m, head_dim, q.dtype)
+        config = tuning('sum_partials', inputs.block_m, head_dim, q.dtype, inputs.gpu)
         for first in range(0, batch, images_per_pass):
             images = slice(first, min(first + images_per_pass, batch))
             count = images.stop - first
@@ -176,9 +232,10 @@ class _Inputs:
     ):
         self.batch, height, width, self.heads, self.head_dim = q.shape
         self.layout, self.dtype, self.device = layout, q.dtype, q.device
+        self.gpu = get_gpu(q.device)
         self.rows, self.cols = height // layout.window_size, width // layout.window_size
         self.windows = self.rows * self.cols
-        self.block_m = max(16, 1 << (layout.tokens - 1).bit_length())
+        self.block_m = pad_queries(layout)
         self.table, self.edge = _table(layout, height, width, q.device)
         self.padded_keys = self.table.shape[1]
         self.maps = [_tokens([x]) for x in (q, k, v)]
@@ -237,12 +294,13 @@ class _Inputs:
             HIP=torch.version.hip is not None,
             INTERPRETED=triton_kernels.INTERPRETED,
             enable_fp_fusion=True,
-            **tuning(name, self.block_m, self.head_dim, self.dtype),
+            **tuning(name, self.block_m, self.head_dim, self.dtype, self.gpu),
         )
 
     def bias_gradient(self, *tensors: Tensor) -> Tensor:
         """Returns (heads, window_size², keys), float32."""
-        blocks = -(-self.layout.keys // tuning('bias_backward', self.block_m, self.head_dim, self.dtype)['BLOCK_N'])
+        block_n = tuning('bias_backward', self.block_m, self.head_dim, self.dtype, self.gpu)['BLOCK_N']
+        blocks = -(-self.layout.keys // block_n)
         splits = max(1, min(BIAS_PROGRAMS // (blocks * self.heads), self.windows * self.batch))
         partials = torch.empty(
             splits, self.heads, self.block_m, self.padded_keys, dtype=torch.float32, device=self.device

@@ -173,38 +173,47 @@ def cifar10(args: argparse.Namespace) -> None:
     finish(args, table, results)
 
 
+# A Focal backbone for a Swin detector's config, by which both have the same schedule.
+FOCAL_CONFIG = """_base_ = 'mmfocal::atss_swin_nano_shapes.py'
+model = dict(backbone=dict(
+    _delete_=True, type='FocalTransformer', arch=dict(embed_dims=24, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8)),
+    downsample='merge', use_shift=True, drop_path_rate=0.0, init_cfg={init_cfg}))
+"""
+
+
 def shapes(args: argparse.Namespace) -> None:
     """Trains detectors with tools/train.py, since that is what a user does."""
     work_dir = Path(args.work_dir).absolute()
-    epochs = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'param_scheduler.1.end=1']
-    focal = ['model.backbone.conv_embed=False', 'model.backbone.use_shift=True', 'model.backbone.downsample=merge']
-    converted = str(work_dir / 'start.safetensors')
-    pretrained = ['model.backbone.init_cfg.type=Pretrained', f'model.backbone.init_cfg.checkpoint={converted}']
+    one_epoch = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'param_scheduler.1.end=1']
     results: dict[str, list[float]] = {}
     for seed in range(args.seeds):
-        source = train_detector(work_dir / f'swin_{seed}', 'atss_swin_nano_shapes', [f'randomness.seed={seed}'])
+        options = [f'randomness.seed={seed}']
+        source = train_detector(work_dir / f'swin_{seed}', 'configs/atss_swin_nano_shapes.py', options)
         results.setdefault('Swin, 3 epochs', []).append(source)
-        Path(converted).unlink(missing_ok=True)
+        converted = work_dir / f'swin_{seed}/start.safetensors'
+        converted.unlink(missing_ok=True)
         checkpoint = work_dir / f'swin_{seed}/epoch_3.pth'
         command = [sys.executable, '-m', 'mmfocal', 'convert', 'swin', checkpoint, converted, '--downsample', 'merge']
         subprocess.run(list(map(str, command)), cwd=ROOT, check=True)
-        starts = (
-            ("Focal 'merge' from that Swin, 1 epoch", focal + pretrained),
-            ("Focal 'merge' from scratch, 1 epoch", focal),
-            ('Focal nano from scratch, 1 epoch', []),
-        )
-        for i, (name, options) in enumerate(starts):
-            options = [*options, *epochs, f'randomness.seed={seed}']
-            result = train_detector(work_dir / f'focal_{seed}_{i}', 'atss_focal_nano_shapes', options)
+        for name, init_cfg in (
+            ('Focal from that Swin, 1 epoch', dict(type='Pretrained', checkpoint=str(converted))),
+            ('Focal from scratch, 1 epoch', None),
+        ):
+            folder = work_dir / f'focal_{seed}_{"start" if init_cfg else "scratch"}'
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / 'focal.py', FOCAL_CONFIG.format(init_cfg=init_cfg))
+            result = train_detector(folder, folder / 'focal.py', [*options, *one_epoch])
             results.setdefault(name, []).append(result)
+        result = train_detector(work_dir / f'swin_{seed}_1', 'configs/atss_swin_nano_shapes.py', [*options, *one_epoch])
+        results.setdefault('Swin from scratch, 1 epoch', []).append(result)
     table = '| start | box AP |\n| --- | --- |\n'
     table += ''.join(f'| {name} | {spread(values)} |\n' for name, values in results.items())
     finish(args, table, results)
 
 
-def train_detector(work_dir: Path, config: str, options: list[str]) -> float:
+def train_detector(work_dir: Path, config: str | Path, options: list[str]) -> float:
     """Trains a detector of the shapes; returns its box AP in percent."""
-    command = [sys.executable, 'tools/train.py', f'configs/{config}.py', '--work-dir', str(work_dir), '--cfg-options']
+    command = [sys.executable, 'tools/train.py', str(config), '--work-dir', str(work_dir), '--cfg-options']
     subprocess.run([*command, *options], cwd=ROOT, check=True)
     logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
     values = [json.loads(line) for line in logs[-1].read_text().splitlines()]

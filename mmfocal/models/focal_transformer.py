@@ -124,10 +124,11 @@ class FocalTransformer(PretrainedBackbone):
         dims = [embed_dims * 2**i for i in range(4)]
         drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths), device='cpu').tolist())
         kernel_sizes, paddings = ((7, 3), (2, 1)) if conv_embed else ((4, 2), (0, 0))  # of the stem, of a downsampling
-        if stem_blocks is None:
-            self.patch_embed = PatchEmbed(in_channels, dims[0], kernel_sizes[0], stride=4, padding=paddings[0])
-        else:
-            self.patch_embed = ConvStem(in_channels, dims[0], stem_blocks)
+        self.patch_embed: PatchEmbed | ConvStem = (
+            PatchEmbed(in_channels, dims[0], kernel_sizes[0], stride=4, padding=paddings[0])
+            if stem_blocks is None
+            else ConvStem(in_channels, dims[0], stem_blocks)
+        )
         self.drop_after_embed = nn.Dropout(drop_rate)
         self.stages = nn.ModuleList()
         for i in range(4):
@@ -204,7 +205,7 @@ class FocalTransformer(PretrainedBackbone):
         return self
 
     def _freeze(self) -> None:
-        frozen = [self.patch_embed, self.drop_after_embed] if self.frozen_stages >= 0 else []
+        frozen: list[nn.Module] = [self.patch_embed, self.drop_after_embed] if self.frozen_stages >= 0 else []
         for i in range(self.frozen_stages):
             frozen.append(self.stages[i])
             if i in self.out_indices:

@@ -54,7 +54,6 @@ def main(args: argparse.Namespace) -> None:
 
     import mmfocal.registration  # noqa: F401  registers what configs name
     from mmfocal.engine import load_config
-    from mmfocal.visualization.reports.report import TestReport
 
     cfg = load_config(args)
     add_guards(cfg)
@@ -85,7 +84,11 @@ def main(args: argparse.Namespace) -> None:
         if cfg.default_scope == 'mmdet':
             from mmdet.evaluation import DumpDetResults as metric
         runner.test_evaluator.metrics.append(metric(out_file_path=args.out))
-    report = TestReport(runner, args.report, args.config, args.checkpoint) if args.report else None
+    report = None
+    if args.report:
+        from mmfocal.visualization.reports.report import TestReport  # it imports MMDetection
+
+        report = TestReport(runner, args.report, args.config, args.checkpoint)
     metrics = runner.test()
     if report:
         report.write(metrics)

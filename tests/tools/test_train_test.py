@@ -97,15 +97,13 @@ def test_resume_goes_on(trained, shapes, tmp_path):
     shutil.copytree(trained[0], work_dir)
     done = run(
         'train.py',
-        NANO,
+        pretrained(tmp_path, 'unset'),
         '--work-dir',
         work_dir,
         '--resume',
         '--cfg-options',
         'train_cfg.max_epochs=2',
         'train_dataloader.batch_size=2',
-        'model.backbone.init_cfg.type=Pretrained',
-        'model.backbone.init_cfg.checkpoint=unset',
         SHAPES_ROOT=shapes,
     )  # pretrained weights are not asked for again
     assert done.returncode == 0, done.stderr
@@ -200,16 +198,30 @@ def test_bad_data_stops_training_with_a_sentence(spoil, sentence, shapes, tmp_pa
     assert code == 1 and one_sentence(error) and sentence in error
 
 
+def pretrained(folder, checkpoint):
+    """Writes the demo's config with initial weights; returns its path."""
+    path = folder / 'pretrained.py'
+    path.write_text(
+        "_base_ = 'mmfocal::atss_focal_nano_shapes.py'\n"
+        f"init_cfg = dict(_delete_=True, type='Pretrained', checkpoint='{checkpoint}')\n"
+        'model = dict(backbone=dict(init_cfg=init_cfg))\n'
+    )
+    return path
+
+
+def test_absent_initial_weights_stop_training_with_a_sentence(shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('SHAPES_ROOT', str(shapes))
+    config = pretrained(tmp_path, '/absent/focal.pth')
+    code, error = run_here(monkeypatch, capsys, 'train.py', config, '--work-dir', tmp_path, '--cfg-options', *QUICK)
+    assert code == 1 and one_sentence(error) and '/absent/focal.pth' in error
+
+
 @pytest.mark.parametrize(
     'options, sentence',
     [
         (['model.backbone.expand_size=3'], "unexpected keyword argument 'expand_size'"),
         (['model.backbone.window_size=0'], 'stage 0: window_size must be an integer of at least 1, got 0'),
         (['model.backbone.focal_levels=(2,2,2)'], 'focal_levels must have 4 entries'),
-        (
-            ['model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.checkpoint=/absent/focal.pth'],
-            '/absent/focal.pth',
-        ),
         (['default_scope=mmsegmental'], 'package mmsegmental not installed; pip install mmsegmental'),
         (
             ["train_dataloader.dataset.metainfo.classes=('circle','squares')"],

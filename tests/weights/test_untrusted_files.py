@@ -62,7 +62,7 @@ def run(monkeypatch, capfd, script, *args):
         ('train.py', [NANO], [*QUICK, 'load_from=BOMB']),
         (
             'train.py',
-            [NANO],
+            ['configs/retinanet_focal_nano_shapes.py'],
             [*QUICK, 'model.backbone.init_cfg.type=Pretrained', 'model.backbone.init_cfg.checkpoint=BOMB'],
         ),
         ('train.py', [NANO], [*QUICK, 'model.init_cfg.type=Pretrained', 'model.init_cfg.checkpoint=BOMB']),

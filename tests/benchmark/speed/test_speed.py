@@ -311,7 +311,10 @@ def test_arguments_that_argparse_refuses(monkeypatch, capsys, args, sentence):
 
 
 WITHOUT_LIBRARIES = """
-import runpy, sys
+import importlib.util, runpy, sys
+
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == 'mmcv' else find_spec(name, package)
 
 class Blocker:
     @staticmethod

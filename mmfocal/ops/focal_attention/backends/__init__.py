@@ -12,7 +12,6 @@ import warnings
 from importlib.util import find_spec
 from types import ModuleType
 
-import torch
 from torch import Tensor
 
 from mmfocal.ops.focal_attention.backends import gather, reference
@@ -69,8 +68,11 @@ def choose(backend: str, q: Tensor, layout: Layout, dropout_p: float) -> str:
     return backend
 
 
-@torch.compiler.assume_constant_result
 def _report_once(message: str) -> None:
     if message not in _reported:
         _reported.add(message)
         warnings.warn(message)
+
+
+# As torch.compiler.assume_constant_result, which would import the compiler, and so seconds of it: called while tracing.
+_report_once._dynamo_marked_constant = True  # type: ignore[attr-defined]

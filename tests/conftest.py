@@ -1,10 +1,10 @@
 import logging
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
+from mmengine.utils import ManagerMixin
 
 if not torch.cuda.is_available():  # then Triton's kernels run in its interpreter; it looks when it is imported
     os.environ.setdefault('TRITON_INTERPRET', '1')
@@ -17,9 +17,19 @@ mmcv_ops.install()  # test modules import MMDetection before mmfocal.registratio
 
 @pytest.fixture(autouse=True, scope='module')
 def fresh_globals():
-    """What MMEngine keeps per process is that of one test module, whichever modules ran before it."""
-    for kind in (DefaultScope, MMLogger, MessageHub):
+    """What MMEngine keeps per process is that of one test module, whichever modules ran before it.
+
+    Its scope, loggers and message hubs; and visualizers, which would write into an earlier work directory.
+    """
+    for kind in managers(ManagerMixin):
         kind._instance_dict.clear()
+
+
+def managers(kind: type) -> Iterator[type]:
+    """Yields the classes whose instances MMEngine keeps by name."""
+    for child in kind.__subclasses__():
+        yield child
+        yield from managers(child)
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ def test_wandb_continues_its_run(tmp_path, monkeypatch):
         ids.append((work_dir / 'wandb_run').read_text())
     assert ids[0] == ids[1] != ids[2]
     runs = [name for name in os.listdir(work_dir / 'wandb') if name.startswith('offline-run')]
-    assert len(runs) == 3 and sum(name.endswith(ids[0]) for name in runs) == 2
+    assert len(runs) == 3 and sum(ids[0] in name for name in runs) == 2
 
 
 def test_wandb_that_cannot_start(tmp_path, monkeypatch):

@@ -114,6 +114,9 @@ def compile_for(arch: str, window_size: int, head_dim: int, dtype: str) -> tuple
     estimate = backend.shared_memory(backend.pad_queries(layout), head_dim, q.dtype, gpu)
     if estimate > gpu.shared_memory:
         return estimate, []
+    if dtype == 'tf32':  # which the backend takes where it fits
+        with_tf32 = backend.shared_memory(backend.pad_queries(layout), head_dim, q.dtype, gpu, tf32=True)
+        estimate = with_tf32 if with_tf32 <= gpu.shared_memory else estimate
     pooled = [torch.zeros(1, 2, 2, 2, 1, head_dim, dtype=q.dtype).unbind(3)]
     bias = torch.zeros(1, layout.tokens, layout.keys)
     compiled: list[dict[str, Any]] = []

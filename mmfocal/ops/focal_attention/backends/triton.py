@@ -80,7 +80,7 @@ def tuning(kernel: str, block_m: int, head_dim: int, dtype: torch.dtype, gpu: Gp
     return options
 
 
-def shared_memory(block_m: int, head_dim: int, dtype: torch.dtype, gpu: Gpu) -> int:
+def shared_memory(block_m: int, head_dim: int, dtype: torch.dtype, gpu: Gpu, tf32: bool = False) -> int:
     """Returns an upper bound of a program's shared memory, in bytes; `backward` needs most.
 
     Args:
@@ -88,11 +88,14 @@ def shared_memory(block_m: int, head_dim: int, dtype: torch.dtype, gpu: Gpu) -> 
         head_dim: Channels per head.
         dtype: Dtype of the maps.
         gpu: The GPU.
+        tf32: Whether products of float32 maps are in TF32.
     """
     block_n = tuning('backward', block_m, head_dim, dtype, gpu)['BLOCK_N']
     queries, keys, logits = block_m * head_dim, block_n * head_dim, block_m * block_n
     if gpu.capability == 0:  # AMD's products take their factors from registers: one tile at a time is rearranged
-        tiles = max(queries, keys, logits)
+        return max(max(queries, keys) * dtype.itemsize, logits * 4)
+    if tf32:
+        tiles = 4 * queries + 4 * keys + logits
     elif dtype != torch.float32 and gpu.capability in (9, 10):  # wgmma and tcgen05 take do and q transposed as well
         tiles = 4 * queries + 2 * keys + logits
     else:
@@ -309,7 +312,10 @@ class _Inputs:
         return partials[:, :, : self.layout.tokens, : self.layout.keys].sum(0)
 
     def _tf32(self) -> bool:
-        if self.dtype != torch.float32 or self.block_m * self.head_dim > 8192:  # more shared memory than an SM has
+        if self.dtype != torch.float32:
+            return False
+        needed = shared_memory(self.block_m, self.head_dim, self.dtype, self.gpu, tf32=True)
+        if self.block_m * self.head_dim > 8192 or needed > self.gpu.shared_memory:
             return False
         matmul = torch.backends.cuda.matmul
         return matmul.fp32_precision == 'tf32' if hasattr(matmul, 'fp32_precision') else matmul.allow_tf32

@@ -22,6 +22,6 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 
-# A second thread saves a quarter of the time on quiet cores. Where other jobs have the cores, threads that wait for each
-# other take many times as long. OMP_NUM_THREADS takes precedence.
+# A second thread saves a quarter of the time on quiet cores. Where other jobs have the cores, threads that wait for
+# each other take many times as long. OMP_NUM_THREADS takes precedence.
 env_cfg = dict(cpu_threads=1)

@@ -17,7 +17,6 @@ model = dict(
         window_size=(4, 4, 4, 2),
         focal_windows=(5, 3, 1, 1),
         expand_sizes=(2, 2, 0, 0),
-        init_cfg=dict(type='Xavier', layer=['Linear', 'Conv2d'], distribution='normal'),
     ),
     head=dict(
         num_classes=_base_.num_classes,

@@ -11,7 +11,9 @@ if not torch.cuda.is_available():  # then Triton's kernels run in its interprete
 
 from mmfocal.datasets.shapes import make_shapes
 from mmfocal.ops import mmcv_ops
+from mmfocal.ops.torchvision_import import prepare_torchvision
 
+prepare_torchvision()  # test modules import timm, which imports torchvision
 mmcv_ops.install()  # test modules import MMDetection before mmfocal.registration
 
 

@@ -128,8 +128,7 @@ class CheckedClasses(StopOrSkip):
     def _read_list(self, folder: str, ann_file: str) -> tuple[list[Sample], list[Issue]]:
         if self.CLASSES is None:
             raise ConfigError(
-                f'{ann_file}: the names of its classes are unknown; write metainfo=dict(classes=(...)), in the order of '
-                'the labels'
+                f'{ann_file}: has no names of classes; write metainfo=dict(classes=(...)), in the order of the labels'
             )
         try:
             lines = list_from_file(ann_file)

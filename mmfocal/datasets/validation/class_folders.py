@@ -193,18 +193,11 @@ def find_repeated_images(folder: str, samples: Sequence[Sample]) -> list[Issue]:
         by_name[osp.basename(sample.path)].append(sample)
     repeated = []
     for same in by_name.values():
-        for index, sample in enumerate(same[1:], 1):
-            first = next(
-                (
-                    other
-                    for other in same[:index]
-                    if other.label != sample.label
-                    and _equal(osp.join(folder, other.path), osp.join(folder, sample.path))
-                ),
-                None,
-            )
-            if first:
-                repeated.append((sample.path, first.path))
+        for index, sample in enumerate(same):
+            for other in same[:index]:
+                if other.label != sample.label and _equal(*(osp.join(folder, one.path) for one in (other, sample))):
+                    repeated.append((sample.path, other.path))
+                    break
     if not repeated:
         return []
     one, other = repeated[0]

@@ -61,6 +61,6 @@ def fit_classifier(checkpoint: dict[str, Any], model: nn.Module, path: str, need
     classes = len(model.state_dict()[f'{HEAD}weight'])
     if len(head) != classes:
         raise CheckpointError(
-            f'{path}: its head has {len(head)} classes, the model {classes}; set model.head.num_classes and the classes '
-            'of the data set, or use another checkpoint'
+            f'{path}: its head has {len(head)} classes, the model {classes}; set model.head.num_classes and '
+            "the data set's classes, or use another checkpoint"
         )

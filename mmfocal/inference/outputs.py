@@ -1,4 +1,4 @@
-"""Files with predictions: pictures, videos, COCO's JSON of boxes and masks, label maps, panoptic PNGs, CSV of classes."""
+"""Files with predictions: pictures, videos, JSON of boxes and masks, label maps, panoptic PNGs, CSV of classes."""
 
 import csv
 import io

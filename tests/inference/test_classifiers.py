@@ -14,6 +14,7 @@ from mmengine.config import Config
 from mmfocal.cli import main
 from mmfocal.errors import CheckpointError, ConfigError
 from mmfocal.inference import Predictor, load_model
+from mmfocal.inference.export import ExportedModel
 
 CLASSES = ('ant', 'bee', 'cat', 'dog', 'eel', 'fox')
 
@@ -157,3 +158,19 @@ def test_features(root, tmp_path, monkeypatch, capsys):
     expected = (last * weights[:, None, None].detach()).sum(1, keepdim=True).relu() / last[0, 0].numel()
     expected = torch.nn.functional.interpolate(expected, (64, 64), mode='bilinear')[0, 0]
     np.testing.assert_allclose(found.heat, expected, atol=1e-6)
+
+
+def test_export(root, tmp_path, monkeypatch, capsys):
+    """The file's logits are PyTorch's; what is prepared in the graph are images as OpenCV loads them."""
+    out = tmp_path / 'classifier.onnx'
+    run(monkeypatch, 'export', root / 'classifier.pth', '--out', out, '--with-preprocessing', '--dynamic')
+    assert 'ImageClassifier' in (printed := capsys.readouterr().out) and 'logits: difference' in printed
+    exported = ExportedModel(out)
+    predictor = Predictor(root / 'classifier.pth')
+    image = cv2.imread(str(root / 'one/b.png'))
+    crop = predictor.pipeline(dict(img=image))['inputs'][None].float()
+    logits = next(iter(exported(crop).values()))
+    scores = torch.as_tensor(logits)[0].softmax(0)
+    np.testing.assert_allclose(
+        scores.sort(descending=True).values, predictor.predict_batch([image])[0].scores, atol=1e-4
+    )

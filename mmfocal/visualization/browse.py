@@ -113,7 +113,8 @@ class Painter:
         scope = cfg.get('default_scope') or 'mmdet'
         default = 'SegLocalVisualizer' if scope == 'mmseg' else 'DetLocalVisualizer'
         kind = (cfg.get('visualizer') or {}).get('type', default)
-        self.visualizer = VISUALIZERS.get(kind if '.' in kind else f'{scope}.{kind}')(alpha=0.6)
+        self.visualizer = VISUALIZERS.get(kind if '.' in kind else f'{scope}.{kind}')()
+        self.visualizer.alpha = 0.6
         self.visualizer.dataset_meta = dict(classes=classes, palette=[tuple(colour) for colour in palette])
 
     def draw(self, sample: dict) -> np.ndarray:

@@ -254,7 +254,7 @@ def test_wrong_lines_of_a_list(root, zipped):
     (root / 'train_map.txt').write_text('\n'.join(lines))
     found = issues_of(root)
     assert [f'{level}: {message}' for level, message in found] == [
-        "error: train_map.txt: line 2, 'ant/ant1.png_0', is no path and label with a tab between; correct it",
+        "error: train_map.txt: line 2, 'ant/ant1.png_0', is no path and label, separated by a tab; correct it",
         'error: train_map.txt: line 8 labels bee/bee1.png 2, an earlier line 1; remove one',
         'error: train_map.txt: line 1 labels ant/ant0.png 3 (1 such), but labels are 0 to 2; '
         'correct it, or metainfo.classes',

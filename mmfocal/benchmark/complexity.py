@@ -272,7 +272,12 @@ def table_row(name: str, row: dict, done: Complexity | None, instead: str) -> st
     cells = [name, '×'.join(map(str, size))]
     for ours, paper, comparable, form in (
         (done and done.params[''] / 1e6, row.get('params_m'), True, '.2f'),
-        (done and done.flops[''] / 1e9, row.get('flops_g'), size == row.get('size'), '.1f' if done and done.flops[''] >= 1e11 else '.2f'),
+        (
+            done and done.flops[''] / 1e9,
+            row.get('flops_g'),
+            size == row.get('size'),
+            '.1f' if done and done.flops[''] >= 1e11 else '.2f',
+        ),
     ):
         cells.append(f'{ours:{form}}' if done else instead)
         cells.append(f'{paper:g}' if paper else '–')

@@ -13,7 +13,11 @@ from mmfocal.benchmark.paper.tables import image_size, paper_rows, row_of, table
 from mmfocal.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
-BUILT = [row for row in paper_rows() if 'params_m' in row and row['table'] != 10 and (CONFIGS / f'{row["config"]}.py').is_file()]
+BUILT = [
+    row
+    for row in paper_rows()
+    if 'params_m' in row and row['table'] != 10 and (CONFIGS / f'{row["config"]}.py').is_file()
+]
 METADATA = {model['Name']: model['Metadata'] for model in load(CONFIGS / 'metafile.yml')['Models']}
 
 

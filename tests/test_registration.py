@@ -1,4 +1,4 @@
-"""What works without MMDetection, without MMSegmentation, without both."""
+"""What works without MMDetection, without MMSegmentation, without both, without MMPretrain and torchvision."""
 
 import subprocess
 import sys
@@ -69,6 +69,7 @@ assert losses['loss'].isfinite() and (weight != before).any()
 UPERNET = "default_scope = 'mmseg'\nmodel = dict(type='EncoderDecoder', decode_head=dict(type='UPerHead'))\n"
 MASK2FORMER = UPERNET.replace('UPerHead', 'Mask2FormerHead')
 MMSEGMENTATIONS = MASK2FORMER + "custom_imports = dict(imports='mmdet.models', allow_failed_imports=False)\n"
+CLASSIFIER = "default_scope = 'mmpretrain'\nmodel = dict(type='ImageClassifier')\n"
 WITH_A_LOSS = UPERNET + "model['decode_head']['loss_decode'] = dict(type='mmdet.DiceLoss')\n"
 RUN = """
 for run in runs:
@@ -99,8 +100,13 @@ for run in runs:
             "assert 'mmfocal.datasets.coco' in sys.modules and 'mmfocal.datasets.label_maps' not in sys.modules",
             {UPERNET: ['ftfy']},
         ),
+        (
+            ('mmpretrain', 'torchvision', 'timm'),
+            A_DETECTOR_LEARNS + STEP + A_SEGMENTOR_LEARNS + STEP + "assert 'torchvision' not in sys.modules",
+            {CLASSIFIER: ['mmpretrain', 'torchvision']},
+        ),
     ],
-    ids=['neither', 'no mmdet', 'no mmseg', 'no ftfy'],
+    ids=['neither', 'no mmdet', 'no mmseg', 'no ftfy', 'no mmpretrain'],
 )
 def test_what_is_installed_works_and_what_is_not_is_named(blocked, works, missing, tmp_path):
     runs, expected = [], []

@@ -61,9 +61,9 @@ class FocalAttention(nn.Module):
         ):
             if weight is not None:
                 nn.init.trunc_normal_(weight, std=0.02)
-        for linear in (self.qkv, self.proj):
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        for layer in (self.qkv, self.proj):
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) → (B, h, w, C)."""

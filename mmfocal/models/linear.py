@@ -28,7 +28,7 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
 
 def uses_onednn() -> bool:
     """Returns whether products by oneDNN are faster here, and `torch.backends.mkldnn` is not switched off."""
-    return _onednn_is_faster() and torch.backends.mkldnn.enabled
+    return _onednn_is_faster() and bool(torch.backends.mkldnn.enabled)
 
 
 @functools.cache
@@ -112,8 +112,8 @@ def pack(weight: Tensor, rows: int) -> Tensor:
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
     """Returns x @ weight.T + bias, (…, out), and its GELU if that is asked for; x is float32 or float64 on the CPU."""
     if uses_onednn() and x.dtype == torch.float32:
-        activation = ('gelu', [], 'none') if gelu else ('none', [], '')
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *activation)
+        name, algorithm = ('gelu', 'none') if gelu else ('none', '')
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, [], algorithm)
     out = F.linear(x, weight, bias)
     return F.gelu(out) if gelu else out
 

@@ -74,12 +74,20 @@ def test_it_is_differentiable_twice_and_in_batches(products):
     )
 
 
+class Caller(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return linear(self.layer, x)
+
+
 def test_observers_get_the_layer(products):
     layer, x = nn.Linear(8, 4), torch.randn(3, 8)
     with torch.autocast('cpu', torch.bfloat16):
         assert linear(layer, x).dtype == torch.bfloat16
-    with torch.no_grad():
-        torch.jit.trace(lambda x: linear(layer, x), x, check_trace=False)
+    torch.jit.trace(Caller(layer), x, check_trace=False)
     torch.compile(lambda x: linear(layer, x), backend='eager', fullgraph=True)(x)
     torch.func.vmap(lambda x: linear(layer, x))(x)
     with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:

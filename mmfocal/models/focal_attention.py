@@ -51,7 +51,13 @@ class FocalAttention(nn.Module):
             self.register_buffer(f'bias_index{level}', relative_index(ws, region), persistent=False)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, released: bool = False) -> None:
+        """Initializes the parameters.
+
+        Args:
+            released: Whether as the released code does: the window's table starts at zero, and pooling with N(0, 0.02)
+                in place of the mean. Defaults to False.
+        """
         for weight in (
             self.qkv.weight,
             self.proj.weight,
@@ -64,6 +70,10 @@ class FocalAttention(nn.Module):
         for layer in (self.qkv, self.proj):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        if released:
+            nn.init.zeros_(self.window_bias_table)
+            for pool in self.pool_layers:
+                nn.init.trunc_normal_(pool.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) → (B, h, w, C)."""

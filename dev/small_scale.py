@@ -2,6 +2,7 @@
 
     python dev/small_scale.py train data/cifar10 results.json    # JPEG files in train/CLASS/ and test/CLASS/
     python dev/small_scale.py plot results.json small_scale.png
+    python dev/small_scale.py pretrain atss_focal_nano_shapes data/cifar10 backbone.pth
 
 `train` goes on from an unfinished FILE.json, run by run, and prints a Markdown table. Windows have 2×2 tokens, so that
 64 pixels have as many windows in each stage as the paper's 224 pixels have with 7×7 tokens.
@@ -14,16 +15,19 @@ import time
 from pathlib import Path
 
 import torch
-from swin_start import BATCH, Images, accuracy, fit
+from mmengine.registry import MODELS as BACKBONES
+from mmengine.registry import init_default_scope
+from swin_start import Images, accuracy, fit
 from torch import Tensor, nn
 
 import mmfocal.registration  # noqa: F401  MMCV's operators, for MMDetection's ResNet
-from mmfocal.engine import one_sentence_errors
+from mmfocal.engine import one_sentence_errors, read_config
 from mmfocal.errors import MissingFileError, UserError
 from mmfocal.files import write_atomically
 from mmfocal.models import FocalTransformer
+from mmfocal.weights.writing import check_destination, write_weights
 
-SIZE, CLASSES, LR = 64, 10, 2e-3
+SIZE, CLASSES, BATCH, LR = 64, 10, 32, 1e-3
 FOCAL = dict(window_size=2, expand_sizes=(1, 1, 1, 0), focal_windows=(7, 5, 3, 1), drop_path_rate=0.0)
 WINDOW = FOCAL | dict(expand_sizes=(0,) * 4, focal_levels=(1,) * 4)
 SWIN = WINDOW | dict(downsample='merge', use_shift=True)
@@ -101,12 +105,14 @@ def train(args: argparse.Namespace) -> None:
     done = {(run['model'], run['seed']) for run in content['runs']}
     pending = [(name, seed) for name in args.only or MODELS for seed in range(args.seeds) if (name, seed) not in done]
     if pending:
-        train_images, test_images = (Images(folder, split, range(CLASSES), SIZE, args.limit) for split in ('train', 'test'))
+        train_images, test_images = (
+            Images(folder, split, range(CLASSES), SIZE, args.limit) for split in ('train', 'test')
+        )
     for name, seed in pending:
         torch.manual_seed(seed)
         model = Classifier(name)
         begin = time.process_time()
-        fit(model, train_images, args.steps, LR)
+        fit(model, train_images, args.steps, LR, BATCH)
         seconds = time.process_time() - begin
         parameters = sum(parameter.numel() for parameter in model.parameters())
         run = dict(model=name, seed=seed, accuracy=accuracy(model, test_images), parameters=parameters, seconds=seconds)
@@ -114,6 +120,42 @@ def train(args: argparse.Namespace) -> None:
         write_atomically(out, json.dumps(content, indent=1))
         print(f'{name}, seed {seed}: {run["accuracy"]:.2f} % after {seconds:.0f} s of CPU time', flush=True)
     print(table(content['runs']))
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    """Trains the backbone of a detector's config to tell images of folders apart, and writes its weights."""
+    check_destination(args.out)
+    torch.set_num_threads(1)
+    cfg = read_config(args.config)
+    init_default_scope(cfg.default_scope)
+    folder = Path(args.folder)
+    test = next((split for split in ('test', 'val') if (folder / split).is_dir()), 'test')
+    count = sum(path.is_dir() for path in (folder / test).glob('*'))
+    if count < 2:
+        raise MissingFileError(f'{folder}: has no folders train/CLASS/ and test/CLASS/ or val/CLASS/')
+    torch.manual_seed(args.seed)
+    model = Pretraining(cfg.model.backbone, count, cfg.model.neck.in_channels[-1])
+    begin = time.process_time()
+    fit(model, Images(folder, 'train', range(count), args.size, None), args.steps, LR, BATCH)
+    seconds = time.process_time() - begin
+    percent = accuracy(model, Images(folder, test, range(count), args.size, None))
+    state_dict = {f'backbone.{name}': value for name, value in model.backbone.state_dict().items()}
+    source = f'{folder.name}, {args.steps} steps of {BATCH} images of {args.size} px, seed {args.seed}'
+    write_weights(args.out, state_dict, dict(source=source))
+    print(f'{args.out}: {percent:.1f} % of {count} classes after {seconds:.0f} s of CPU time')
+
+
+class Pretraining(nn.Module):
+    """A backbone of a config, the mean of its last map, a linear layer."""
+
+    def __init__(self, backbone: dict, classes: int, channels: int):
+        super().__init__()
+        self.backbone = BACKBONES.build(backbone)
+        self.backbone.init_weights()
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images)[-1].mean((2, 3)))
 
 
 def group(runs: list[dict]) -> dict[str, list[dict]]:
@@ -144,7 +186,9 @@ def plot(args: argparse.Namespace) -> None:
         raise MissingFileError(f'{path}: no such file; `train` writes it')
     groups = group(json.loads(path.read_text())['runs'])
     widths = [len(panel) for panel in PANELS.values()]
-    figure, axes = plt.subplots(1, len(PANELS), figsize=(12, 3.2), sharey=True, width_ratios=widths, layout='constrained')
+    figure, axes = plt.subplots(
+        1, len(PANELS), figsize=(12, 3.2), sharey=True, width_ratios=widths, layout='constrained'
+    )
     for axis, (title, panel) in zip(axes, PANELS.items()):
         labels = [label for name, label in panel.items() if name in groups]
         for x, name in enumerate(name for name in panel if name in groups):
@@ -165,7 +209,7 @@ def main() -> None:
     one = commands.add_parser('train', help='trains and tests what FILE.json does not have yet')
     one.add_argument('folder', help='CIFAR-10 as JPEG files, train/CLASS/ and test/CLASS/')
     one.add_argument('out', metavar='FILE.json', help='results')
-    one.add_argument('--steps', type=int, default=200, help=f'of {BATCH} images (default: 200)')
+    one.add_argument('--steps', type=int, default=600, help=f'of {BATCH} images (default: 600)')
     one.add_argument('--seeds', type=int, default=2, help='default: 2')
     one.add_argument('--limit', type=int, metavar='N', help='the most images per class and split (default: all)')
     one.add_argument('--only', nargs='+', default=[], metavar='MODEL', help='names of the table (default: all)')
@@ -174,6 +218,14 @@ def main() -> None:
     two.add_argument('results', metavar='FILE.json', help='of `train`')
     two.add_argument('out', metavar='FILE.png')
     two.set_defaults(main=plot)
+    three = commands.add_parser('pretrain', help="trains the backbone of a detector's config as a classifier")
+    three.add_argument('config', help='config of the detector')
+    three.add_argument('folder', help='images of one size, train/CLASS/ and test/CLASS/ or val/CLASS/')
+    three.add_argument('out', metavar='FILE.pth', help='weights, also FILE.safetensors')
+    three.add_argument('--size', type=int, default=56, help='side to which images are resized (default: 56)')
+    three.add_argument('--steps', type=int, default=800, help=f'of {BATCH} images (default: 800)')
+    three.add_argument('--seed', type=int, default=0, help='default: 0')
+    three.set_defaults(main=pretrain)
     args = parser.parse_args()
     args.main(args)
 

@@ -179,7 +179,10 @@ def table(runs: list[dict]) -> str:
 
 
 def plot(args: argparse.Namespace) -> None:
-    from mmfocal.visualization.plotting import plt
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
 
     path = Path(args.results)
     if not path.is_file():

@@ -23,7 +23,7 @@ from mmfocal.benchmark.paper.tables import row_of
 from mmfocal.errors import ConfigError
 
 ALL = sorted((Path(__file__).parents[2] / 'configs').glob('*.py'))
-CLASSIFIERS = [  # test_classifiers.py has these
+CLASSIFIERS = [  # test_classifier_configs.py has these
     path for path in ALL if re.fullmatch(r'.+_imagenet|[a-z]+_nano_shapes', path.stem)
 ]
 CONFIGS = [path for path in ALL if path not in CLASSIFIERS]

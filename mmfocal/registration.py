@@ -7,8 +7,10 @@ from mmfocal.datasets import class_checks  # noqa: F401
 from mmfocal.engine.config_paths import register_config_prefix
 from mmfocal.models.flop_handles import register_flop_handles
 from mmfocal.ops import mmcv_ops
+from mmfocal.ops.torchvision_import import prepare_torchvision
 from mmfocal.weights import register_safe_loaders
 
+prepare_torchvision()  # before anything imports torchvision
 register_safe_loaders()
 register_config_prefix()
 register_flop_handles()

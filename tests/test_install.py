@@ -166,7 +166,7 @@ def test_users_torch_stays(users_environment):
     assert install.choose_torch(env.packages()['torch'], '', env.state) is None
     assert install.choose_torch(env.packages()['torch'], '2.8.0', env.state) is None
     lines = install.wanted(env, 'openmmlab')
-    assert [line for line in lines if line.startswith('torch')] == ['torch==2.8.0+cu128']
+    assert [line for line in lines if line.startswith('torch')] == ['torch==2.8.0+cu128']  # and no torchvision's pin
     # What is there only has to be in the range; what is missing comes as tested.
     assert not any(line.startswith('sympy') for line in lines)
     assert [line for line in lines if line.startswith('setuptools')] == ['setuptools>=66.1,<82']
@@ -258,6 +258,28 @@ def test_python_3_10_gets_what_pip_chooses():
 def test_compiled_mmcv_stays():
     env = SimpleNamespace(packages=lambda: {'mmcv': '2.1.0'}, state={'default': True}, version=(3, 11))
     assert not any(line.startswith('mmcv') for line in install.wanted(env, 'openmmlab'))
+
+
+def test_torchvision_follows_the_torch_that_is_there(capsys):
+    commands = []
+
+    def pip(what, *args):
+        commands.append(args)
+        if fails:
+            raise checks.SetupError('installing torchvision failed: no matching distribution')
+
+    versions = {'torch': '2.8.0+cu128'}
+    env = SimpleNamespace(packages=lambda: versions, state={'default': False}, version=(3, 11), pip=pip)
+    assert not {environment.package(line) for line in install.wanted(env, 'openmmlab')} & set(install.FOLLOWERS)
+    fails = False
+    install.install_followers(env)
+    assert commands[0][-3] == 'torch==2.8.0+cu128' and commands[0][-1] == 'torchvision'
+    fails = True
+    install.install_followers(env)
+    assert 'no torchvision for torch 2.8.0+cu128: classification does not work here' in capsys.readouterr().out
+    versions |= {'torchvision': '0.23.0', 'timm': '1.0.20'}
+    install.install_followers(env)
+    assert len(commands) == 2  # nothing is left to install
 
 
 def test_the_other_stack():

@@ -31,6 +31,13 @@ def set_up_process_group(launcher: str) -> None:
         distributed.init_process_group('gloo')
 
 
+def leave_process_group() -> None:
+    """Waits for all processes and closes their connections: a thread of gloo at work aborts an exiting process."""
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def _check_slurm() -> None:
     missing = [name for name in ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_NODELIST') if name not in os.environ]
     if missing:

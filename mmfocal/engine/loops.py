@@ -10,6 +10,7 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmfocal.engine.checkpointer import checkpointer_of
+from mmfocal.engine.launchers import leave_process_group
 from mmfocal.engine.out_of_memory import explain_out_of_memory
 from mmfocal.engine.preemption import EXIT_CODE, Preemption
 from mmfocal.engine.seeding import SeededBatches, SeededDataset, seed_all
@@ -62,6 +63,7 @@ class _ResumableLoop:
         if self.preemption.requested_anywhere() and self.checkpointer.can_save():
             self.runner.logger.warning('SIGTERM received: saving and exiting.')
             self.checkpointer.save_resume_file(self._iter)
+            leave_process_group()
             raise SystemExit(EXIT_CODE)
 
     def _validate_after_resuming(self) -> None:

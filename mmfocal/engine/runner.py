@@ -25,6 +25,7 @@ from mmfocal.engine.resumed_settings import ResumedSettings
 from mmfocal.engine.workers import WorkerInit
 from mmfocal.errors import CheckpointError
 from mmfocal.ops import mmcv_ops
+from mmfocal.ops.torchvision_import import MISMATCH, prepare_torchvision
 from mmfocal.weights import register_safe_loaders
 
 RESUMABLE_LOOPS = dict(EpochBasedTrainLoop='ResumableEpochLoop', IterBasedTrainLoop='ResumableIterLoop')
@@ -58,7 +59,10 @@ class FocalRunner(Runner):
             torch.set_num_threads(threads)
 
     def _log_env(self, env_cfg: dict) -> None:
+        mismatch = prepare_torchvision()  # MMEngine imports it to log its version
         super()._log_env(env_cfg)
+        if mismatch:
+            self.logger.info(f'{MISMATCH}: its transforms and models work, its compiled operators do not')
         if operators := mmcv_ops.describe():
             self.logger.info(operators)
 

@@ -20,7 +20,8 @@ from environment import Environment, package, say
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONS = (3, 10), (3, 13)
-ORIGINALS = 'mmengine', 'mmcv-lite', 'mmcv', 'mmdet', 'mmsegmentation'
+ORIGINALS = 'mmengine', 'mmcv-lite', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain'
+FOLLOWERS = 'torchvision', 'timm'  # need the torchvision that fits the torch
 
 
 def main():
@@ -86,6 +87,7 @@ def set_up(env, wish='', stack='openmmlab', ops=''):
         check_torch(env.packages()['torch'])
     say('2/3 the libraries')
     env.pip('installing the libraries', 'install', *wanted(env, stack))
+    install_followers(env)
     repair_opencv(env)
     if ops:
         say(f'    {MMCV}, compiled')
@@ -127,6 +129,8 @@ def wanted(env, stack):
         kept.append('triton')
     if 'mmcv' in versions:  # compiled: the same modules as mmcv-lite's, and the operators
         kept.append('mmcv-lite')
+    if torch and PINS['torch'] != f'torch=={torch.split("+")[0]}':  # each torchvision fits one torch only
+        kept += FOLLOWERS
     lines = [line for line in lines if package(line) not in kept]
     return [f'torch=={torch}', *lines] if torch else lines
 
@@ -185,6 +189,20 @@ def install_torch(env, spec):
         check_disk(env.folder, 'cuda' if any(name.startswith('nvidia-') for name in coming) else 'cpu')
         env.pip('installing torch', *command)
     env.note(torch=spec)
+
+
+def install_followers(env):
+    """Installs torchvision for another torch than the tested one; without it, all but classification works."""
+    versions = env.packages()
+    lines = [line for line in requirements('tests').values() if package(line) in FOLLOWERS]
+    if all(package(line) in versions for line in lines):
+        return
+    try:
+        env.pip(
+            'installing torchvision', 'install', '--only-binary', 'torchvision', f'torch=={versions["torch"]}', *lines
+        )
+    except SetupError as error:
+        say(f'    no torchvision for torch {versions["torch"]}: classification does not work here ({error})')
 
 
 def repair_opencv(env):

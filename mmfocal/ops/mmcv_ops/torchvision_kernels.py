@@ -4,6 +4,8 @@ import functools
 
 import torch
 
+from mmfocal.ops.torchvision_import import MISMATCH, prepare_torchvision
+
 enabled = True  # `install` turns it off for 'pytorch'
 always = False  # and this on for 'torchvision'
 failures: dict[str, str] = {}
@@ -24,6 +26,9 @@ def preferred_on(device_type: str) -> bool:
 
 @functools.cache
 def _run_on(device_type: str) -> bool:
+    if prepare_torchvision():
+        failures[device_type] = MISMATCH
+        return False
     try:
         import torchvision  # noqa: F401  (registers its operators)
 

@@ -232,7 +232,8 @@ def test_profile(monkeypatch, capsys, tmp_path, no_memory):
     text = capsys.readouterr().out.split('ms per step, profiled')[1]
     results = json.loads((tmp_path / 'speed.json').read_text())['cases'][0]['results']
     for name in ('aten::addmm', 'aten::native_layer_norm', 'aten::copy_'):
-        assert name in text and all(one['operators'][name] > 0 for one in results)
+        assert all(one['operators'][name] > 0 for one in results)
+    assert all(max(one['operators'], key=one['operators'].get) in text for one in results)
     total = sum(results[0]['operators'].values()) * 1e3
     assert float(re.search(r'\nsum +([\d.]+)', text)[1]) == pytest.approx(total, rel=1e-3)
 

@@ -161,6 +161,7 @@ def torchvision(monkeypatch):
     cached.cache_clear()
     monkeypatch.setattr(torchvision_kernels, 'failures', {})
     monkeypatch.setattr(torchvision_kernels, 'enabled', True)
+    monkeypatch.setattr(torchvision_kernels, 'prepare_torchvision', lambda: False)  # as for the installed one
     fake = ModuleType('torchvision')
     fake.__version__ = '0.99'
     yield lambda module=fake: monkeypatch.setitem(sys.modules, 'torchvision', module)

@@ -1,6 +1,8 @@
 """Convolutional vision Transformer (CvT), a baseline of the paper's Table 2: transformers' `CvtModel` as a backbone."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from mmengine.registry import MODELS
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 
 from mmfocal.errors import ConfigError
 from mmfocal.models.pretrained import PretrainedBackbone, check_choice
+from mmfocal.ops.torchvision_import import prepare_torchvision
 from mmfocal.weights.cvt import load_cvt_weights
 
 
@@ -33,6 +36,8 @@ class CvT(PretrainedBackbone):
         ConfigError: If an argument cannot work, or transformers is not installed.
     """
 
+    model: Any  # transformers'; its modules have no types
+    norm: nn.LayerNorm | None
     archs = {
         'cvt-13': dict(embed_dim=(64, 192, 384), depth=(1, 2, 10), num_heads=(1, 3, 6)),
         'cvt-21': dict(embed_dim=(64, 192, 384), depth=(1, 4, 16), num_heads=(1, 3, 6)),
@@ -157,8 +162,9 @@ def _arch(arch: str | dict, archs: dict[str, dict]) -> dict:
 
 
 def _model(arch: dict, in_channels: int) -> nn.Module:
-    try:
-        from transformers import CvtConfig, CvtModel
-    except ImportError as error:
-        raise ConfigError('CvT: transformers is not installed; pip install mmfocal[cvt]') from error
+    if find_spec('transformers') is None:
+        raise ConfigError('CvT: transformers is not installed; pip install mmfocal[cvt]')
+    prepare_torchvision()  # transformers imports it where it is installed
+    from transformers import CvtConfig, CvtModel
+
     return CvtModel(CvtConfig(num_channels=in_channels, **{name: list(values) for name, values in arch.items()}))

@@ -63,6 +63,7 @@ COMMANDS = {
             ),
             'complexity': Command('parameters and FLOPs of configs', 'mmfocal.benchmark.complexity'),
             'iteration': Command("time of a detector's training iteration", 'mmfocal.benchmark.iteration'),
+            'loading': Command('images per second that one core loads for training', 'mmfocal.benchmark.loading'),
             'run': Command("train and test the cells of one of the paper's tables", 'mmfocal.benchmark.paper.run'),
             'collect': Command('collect results from work directories', 'mmfocal.benchmark.paper.collect'),
             'report': Command("write a page of results beside the paper's", 'mmfocal.benchmark.paper.report'),

@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 from torch import nn
 
+from mmfocal.datasets.bad_data import copy_flipped
 from mmfocal.datasets.coco import CheckedCocoDataset
 from mmfocal.engine import FocalRunner
 from mmfocal.errors import ConfigError, DataError, MissingFileError
@@ -302,3 +303,23 @@ def test_a_training_stops_at_bad_data(tmp_path, config):
     (tmp_path / '5.jpg').write_bytes(b'404 Not Found')
     with pytest.raises(DataError, match=r'5\.jpg \(image 5\): not an image, or damaged'):
         train(tmp_path, config, 'stop')
+
+
+@pytest.mark.parametrize('shape', [(5, 4, 3), (1, 4, 3), (5, 1, 3), (5, 4), (5, 4, 1), (5, 4, 6)])
+@pytest.mark.parametrize('dtype', ['uint8', 'float32', 'int64'])
+@pytest.mark.parametrize('axis', [0, 1, (0, 1)])
+def test_flipped_images_are_copied(shape, dtype, axis):
+    image = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+    flipped = np.flip(image, axis)
+    copied = copy_flipped(dict(img=flipped, gt_seg_map=image))
+    assert copied['gt_seg_map'] is image and min(copied['img'].strides) > 0
+    np.testing.assert_array_equal(copied['img'], flipped)
+    assert copied['img'].dtype == flipped.dtype and not np.shares_memory(copied['img'], image)
+
+
+def test_images_are_copied_right_after_the_flip(config):
+    flip = dict(type='RandomFlip', prob=1.0)
+    dataset = CheckedCocoDataset(**{**config, 'pipeline': [*PIPELINE[:2], flip, *PIPELINE[2:]]})
+    transforms = dataset.pipeline.transforms
+    assert transforms[3] is copy_flipped and type(transforms[2]).__name__ == 'RandomFlip'
+    assert transforms.count(copy_flipped) == 2 and transforms[-2] is copy_flipped

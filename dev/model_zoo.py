@@ -27,7 +27,13 @@ from mmfocal.errors import ConfigError, MissingFileError
 ROOT = Path(__file__).resolve().parents[1]
 METAFILE, INDEX, ZOO = ROOT / 'configs/metafile.yml', ROOT / 'configs/README.md', ROOT / 'docs/models/zoo.md'
 MASK2FORMER = ('Masked-attention Mask Transformer for Universal Image Segmentation', '2112.01527')
+CLASSIFIER = ''  # the method of configs without one
 METHODS = {
+    CLASSIFIER: (
+        'Classifier',
+        'Focal Self-attention for Local-Global Interactions in Vision Transformers',
+        '2107.00641',
+    ),
     'retinanet': ('RetinaNet', 'Focal Loss for Dense Object Detection', '1708.02002'),
     'mask_rcnn': ('Mask R-CNN', 'Mask R-CNN', '1703.06870'),
     'cascade_mask_rcnn': (
@@ -57,8 +63,19 @@ METHODS = {
     ),
     'mask2former': ('Mask2Former, semantic', *MASK2FORMER),
 }
-SCHEDULES = ('1x', '3x', '50e', '80k_ade20k', '160k_ade20k', '80k_cityscapes', 'shapes')
+SCHEDULES = (
+    '1x',
+    '3x',
+    '50e',
+    '80k_ade20k',
+    '160k_ade20k',
+    '80k_cityscapes',
+    '300e_imagenet',
+    '30e_imagenet',
+    'shapes',
+)
 TASKS = {  # headings of the index
+    'Image classification': (CLASSIFIER,),
     'Object detection and instance segmentation': (
         'retinanet',
         'mask_rcnn',
@@ -76,15 +93,32 @@ TASKS = {  # headings of the index
 }
 STARTS = {  # what a newcomer wants, and the configs to start with
     'try mmfocal on a CPU (`make demo`)': ('atss_focal_nano_shapes',),
+    'classify images, pretrain a backbone': ('focal_tiny_300e_imagenet', 'focal_nano_shapes'),
     'detect objects': ('atss_focal_tiny_swin_init_1x', 'atss_focal_tiny_3x'),
     'segment instances': ('mask_rcnn_focal_tiny_swin_init_1x', 'cascade_mask_rcnn_focal_tiny_3x'),
     'segment semantically': ('upernet_focal_tiny_swin_init_160k_ade20k', 'semantic_fpn_focal_tiny_80k_ade20k'),
     'segment panoptically': ('panoptic_fpn_focal_tiny_1x', 'mask2former_panoptic_focal_tiny_50e'),
 }
-FAMILIES = {'Focal': 'focal', 'Swin': 'swin', 'PVT': 'pvt', 'ViL': 'vil', 'ResNet, ResNeXt': ('r50', 'r101', 'x101')}
+FAMILIES = {
+    'Focal': 'focal',
+    'Swin': 'swin',
+    'PVT': 'pvt',
+    'ViL': 'vil',
+    'ResNet, ResNeXt': ('r50', 'r101', 'x101', 'resnet'),
+    'DeiT, ViT': ('deit', 'vit_'),
+    'CvT': 'cvt',
+}
+PREFIXES = tuple(prefix for one in FAMILIES.values() for prefix in ((one,) if isinstance(one, str) else one))
 ORDER = (*BACKBONES.values(), *NANO_BACKBONES.values())
-DATA = {'shapes': 'generated shapes', 'ade20k': 'ADE20K', 'cityscapes': 'Cityscapes'}
-METRICS = {'box AP': 'box_ap', 'mask AP': 'mask_ap', 'PQ': 'pq', 'mIoU': 'miou', 'mIoU (MS)': 'miou_ms'}
+DATA = {'shapes': 'generated shapes', 'ade20k': 'ADE20K', 'imagenet': 'ImageNet-1K', 'cityscapes': 'Cityscapes'}
+METRICS = {
+    'top-1': 'top1',
+    'box AP': 'box_ap',
+    'mask AP': 'mask_ap',
+    'PQ': 'pq',
+    'mIoU': 'miou',
+    'mIoU (MS)': 'miou_ms',
+}
 PAPER_FIGURES = {'Table': 'table', **METRICS, 'Parameters (M)': 'params_m', 'FLOPs (G)': 'flops_g'}
 DETECTION, SEGMENTATION = ('×'.join(map(str, size)) for size in (DETECTION_SIZE, SEGMENTATION_SIZE))
 HEADER = f"""\
@@ -100,12 +134,14 @@ def split_name(name: str) -> tuple[str, str, str]:
     Raises:
         ConfigError: If METHODS has no such method, or SCHEDULES no such schedule.
     """
-    method = max((m for m in METHODS if name.startswith(f'{m}_')), key=len, default=None)
     schedule = max((s for s in SCHEDULES if name.endswith(f'_{s}')), key=len, default=None)
+    method = max((m for m in METHODS if m and name.startswith(f'{m}_')), key=len, default=None)
+    if schedule and method is None and name.startswith(PREFIXES):
+        method = CLASSIFIER
     if method is None or schedule is None:
         table, part = ('METHODS', 'method') if method is None else ('SCHEDULES', 'schedule')
         raise ConfigError(f'configs/{name}.py: unknown {part}; add it to {table} in dev/model_zoo.py')
-    return method, name[len(method) + 1 : -len(schedule) - 1], schedule
+    return method, name[len(method) :].removesuffix(f'_{schedule}').removeprefix('_'), schedule
 
 
 def sorted_configs() -> list[Path]:
@@ -268,8 +304,8 @@ def make_index(metafile: dict) -> str:
 
 <!-- Written by dev/model_zoo.py. -->
 
-A config is named `<method>_<backbone>_<schedule>.py`. It states only what differs from its bases in `_base_/`
-(`models/`, `backbones/`, `datasets/`, `schedules/`, `runtime/`).
+A config is named `<method>_<backbone>_<schedule>.py`; a classifier's name has no method. It states only what differs
+from its bases in `_base_/` (`models/`, `backbones/`, `datasets/`, `schedules/`, `runtime/`).
 
 """
     rows = [[purpose, ', '.join(f'[`{name}`]({name}.py)' for name in names)] for purpose, names in STARTS.items()]
@@ -278,8 +314,8 @@ A config is named `<method>_<backbone>_<schedule>.py`. It states only what diffe
 For another backbone, take the same name with `swin_tiny` or `r50`. To train on your own data, write a config of a few
 lines on top of one of these: [Your own data](../docs/get_started/your_data.md).
 
-Schedules: `1x` is 12 epochs, `3x` 36, `50e` 50; `80k` and `160k` are iterations. The batch is 16 unless the config says
-otherwise.
+Schedules: `1x` is 12 epochs, `3x` 36, `50e` 50, `300e` 300; `80k` and `160k` are iterations. The batch is 16, of
+classifiers 1024, unless the config says otherwise.
 
 Weights of the backbone ([Weights](../docs/models/weights.md)):
 

@@ -1,4 +1,4 @@
-"""Makes the generated shapes data set, in the layout of COCO 2017."""
+"""Makes the generated shapes data set, in the layout of COCO 2017 or as a folder per class."""
 
 import argparse
 
@@ -14,8 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs=2,
         metavar=('MIN', 'MAX'),
-        default=(128, 192),
-        help='range of the side lengths of images, in pixels (default: 128 192)',
+        help='range of the side lengths of images, in pixels (default: 128 192; with --classification 64 64)',
+    )
+    parser.add_argument(
+        '--classification',
+        action='store_true',
+        help='one shape per image, in train/CLASS/ and val/CLASS/; MIN and MAX of --size are equal',
     )
 
 
@@ -28,9 +32,16 @@ def main(args: argparse.Namespace) -> None:
     Raises:
         UserError: If the folder holds something else.
     """
-    from mmfocal.datasets.shapes import make_shapes
+    from mmfocal.datasets.shapes import make_shape_folders, make_shapes
+    from mmfocal.errors import UserError
 
-    made = make_shapes(args.out_dir, args.num_train, args.num_val, args.seed, args.size)
+    args.size = args.size or ((64, 64) if args.classification else (128, 192))
+    if not args.classification:
+        made = make_shapes(args.out_dir, args.num_train, args.num_val, args.seed, args.size)
+    elif args.size[0] == args.size[1]:
+        made = make_shape_folders(args.out_dir, args.num_train, args.num_val, args.seed, args.size[0])
+    else:
+        raise UserError(f'--size {args.size[0]} {args.size[1]}: --classification has one size; write it twice')
     print(
         f'{args.out_dir}: {args.num_train} training and {args.num_val} validation images of '
         f'{args.size[0]}-{args.size[1]} px, seed {args.seed}, {"made" if made else "already there"}'

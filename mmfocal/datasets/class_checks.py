@@ -12,7 +12,7 @@ from torch import nn
 from mmfocal.datasets.wrappers import iterate_inner
 from mmfocal.errors import ConfigError
 
-HEADS = {'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head'}  # whose num_classes is the data set's
+HEADS = {'head', 'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head'}  # whose num_classes is the data set's
 
 
 @HOOKS.register_module()
@@ -95,7 +95,7 @@ def _list_numbers(model: nn.Module, things: int, stuff: int) -> Iterator[tuple[s
         if hasattr(module, 'num_things_classes') and '.decode_head' not in head:
             yield f'{head}.num_things_classes', module.num_things_classes, things
             yield f'{head}.num_stuff_classes', getattr(module, 'num_stuff_classes', stuff), stuff
-        elif hasattr(module, 'num_classes'):
+        elif getattr(module, 'num_classes', None) is not None:  # some of MMPretrain's losses leave it open
             yield f'{head}.num_classes', module.num_classes, things  # an instance head's, or a segmentor's
         weights = getattr(module, 'class_weight', None)
         if isinstance(weights, (list, tuple)) and hasattr(module, 'num_queries'):  # Mask2Former's

@@ -18,6 +18,7 @@ CLASSES = ('circle', 'square', 'triangle', 'cross')
 LABEL_NAMES = ['background', *CLASSES]  # of the semantic label maps' values
 SPLITS = ('train', 'val')
 SEMANTIC_CLASSES = 'annotations/semantic_classes.json'
+FOLDERS_FILE = 'shapes.json'  # of the classification data set, written last
 SMALLEST = 12  # px, the shorter side of any visible box
 VISIBLE_SHARE = 0.5  # of an object's pixels that later objects leave visible, at least
 TILT = 10  # degrees, at most
@@ -79,6 +80,59 @@ def make_shapes(
     for split, content in zip(SPLITS, annotations):  # last: without both files the data set is not whole
         _write_json(_paths(out_dir, split)[2], content)
     return True
+
+
+def make_shape_folders(
+    out_dir: str | Path, num_train: int = 2000, num_val: int = 300, seed: int = 0, size: int = 64
+) -> bool:
+    """Writes images of one shape each as a classification data set: train/CLASS/ and val/CLASS/.
+
+    Args:
+        out_dir: Folder to fill: new, or empty.
+        num_train: Number of training images, of all classes together, which take turns.
+        num_val: Number of validation images.
+        seed: An image depends on the seed, its split and its index alone.
+        size: Side of an image in px.
+
+    Returns:
+        Whether the data set was made; False if it was there already.
+
+    Raises:
+        UserError: If a number is out of range.
+        DataError: If `out_dir` holds something else, or cannot be written.
+    """
+    out_dir = Path(out_dir)
+    if min(num_train, num_val) < len(CLASSES) or seed < 0 or size < 2 * SMALLEST:
+        raise UserError(
+            f'num_train={num_train}, num_val={num_val}, seed={seed}, size={size}: must be at least {len(CLASSES)}, '
+            f'{len(CLASSES)}, 0 and {2 * SMALLEST}'
+        )
+    info = dict(num_train=num_train, num_val=num_val, seed=seed, size=size)
+    notes = out_dir / FOLDERS_FILE
+    if notes.is_file() and json.loads(notes.read_text()) == info:
+        return False
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise DataError(f'{out_dir}: not an empty folder; name a new one for the shapes')
+    for split in SPLITS:
+        for index in range(info[f'num_{split}']):
+            label = index % len(CLASSES)
+            rng = np.random.default_rng([seed, len(SPLITS) + SPLITS.index(split), index])
+            folder = out_dir / split / CLASSES[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            if not cv2.imwrite(str(folder / f'{index + 1:012d}.jpg'), _one_shape(rng, label, size), JPEG):
+                raise DataError(f'{folder}: an image cannot be written; see to disk space and permissions')
+    _write_json(notes, info)
+    return True
+
+
+def _one_shape(rng: np.random.Generator, label: int, size: int) -> np.ndarray:
+    """Draws one shape, (size, size, 3), uint8, BGR."""
+    image, colours = _background(rng, size, size)
+    extent = rng.uniform(SMALLEST + 1, size * 0.6)
+    window, coverage = _shape(rng, CLASSES[label], extent, size, size)
+    image[window] += coverage[..., None] * (_contrasting(rng, colours) - image[window])
+    noise = rng.random((size, size), np.float32) * 14 - 7
+    return cv2.add(image, cv2.merge([noise] * 3), dtype=cv2.CV_8U)
 
 
 def make_image(rng: np.random.Generator, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray, list[int]]:

@@ -11,6 +11,7 @@ from mmfocal.engine.loops import ResumableEpochLoop, ResumableIterLoop
 from mmfocal.engine.metric_checks import CheckMetricsHook
 from mmfocal.engine.out_of_memory import explain_out_of_memory
 from mmfocal.engine.runner import FocalRunner
+from mmfocal.engine.schedules import WarmupCosineLR
 from mmfocal.engine.tracking import ResumableMLflowBackend, ResumableWandbBackend
 from mmfocal.engine.validation_loss import ValLossLoop
 
@@ -28,6 +29,7 @@ __all__ = [
     'ResumableWandbBackend',
     'SafeCheckpointHook',
     'ValLossLoop',
+    'WarmupCosineLR',
     'check_compatible',
     'explain_out_of_memory',
     'find_latest_valid_checkpoint',

@@ -50,7 +50,13 @@ class FocalAttention(nn.Module):
             self.register_buffer(f'bias_index{level}', relative_index(ws, region), persistent=False)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
+    def reset_parameters(self, released: bool = False) -> None:
+        """Initializes the parameters.
+
+        Args:
+            released: Whether as the released code does: the window's table starts at zero, and pooling with N(0, 0.02)
+                in place of the mean. Defaults to False.
+        """
         for weight in (
             self.qkv.weight,
             self.proj.weight,
@@ -63,6 +69,10 @@ class FocalAttention(nn.Module):
         for linear in (self.qkv, self.proj):
             if linear.bias is not None:
                 nn.init.zeros_(linear.bias)
+        if released:
+            nn.init.zeros_(self.window_bias_table)
+            for pool in self.pool_layers:
+                nn.init.trunc_normal_(pool.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) → (B, h, w, C)."""

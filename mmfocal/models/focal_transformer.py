@@ -52,6 +52,9 @@ class FocalTransformer(PretrainedBackbone):
         out_indices: The stages, 0 to 3, whose maps are returned, each after a LayerNorm. Defaults to (0, 1, 2, 3).
         frozen_stages: −1: none; 0: the stem is frozen; i: stages up to the i-th as well. Defaults to −1.
         with_cp: Whether blocks are recomputed in backward, to save memory. Defaults to False.
+        init: How attention starts without a checkpoint: 'mean', pooling with the mean and all position tables from
+            N(0, 0.02); 'released', as the released code: pooling from N(0, 0.02), the window's table at zero.
+            Defaults to 'mean'.
         attention_backend: 'auto', or a backend of `mmfocal.ops.focal_attention`. Defaults to 'auto'.
         init_cfg: dict(type='Pretrained', checkpoint=FILE_OR_URL) loads a released Focal checkpoint, one of ours, or a
             Swin Transformer's as a start; checkpoint='none' trains from scratch. `interpolate=True` interpolates tables
@@ -96,6 +99,7 @@ class FocalTransformer(PretrainedBackbone):
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         frozen_stages: int = -1,
         with_cp: bool = False,
+        init: str = 'mean',
         attention_backend: str = 'auto',
         init_cfg: dict | Sequence[dict] | None = None,
     ):
@@ -105,6 +109,7 @@ class FocalTransformer(PretrainedBackbone):
         out_indices = parse_out_indices('FocalTransformer', out_indices)
         check_choice('FocalTransformer', 'focal_pool', focal_pool, ('fc', 'mean'))
         check_choice('FocalTransformer', 'downsample', downsample, ('conv', 'merge'))
+        check_choice('FocalTransformer', 'init', init, ('mean', 'released'))
         if downsample == 'merge' and (conv_embed or pre_norm):
             raise ConfigError("FocalTransformer: downsample='merge' excludes conv_embed and pre_norm; drop them")
         if stem_blocks is not None and (isinstance(stem_blocks, bool) or stem_blocks not in range(100)):
@@ -157,6 +162,10 @@ class FocalTransformer(PretrainedBackbone):
             self.stages.append(FocalStage(blocks, down, with_cp))
         for i in self.out_indices:
             self.add_module(f'norm{i}', nn.LayerNorm(dims[i]))
+        if init == 'released':
+            for module in self.modules():
+                if isinstance(module, FocalAttention):
+                    module.reset_parameters(released=True)
         self._freeze()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

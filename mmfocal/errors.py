@@ -12,6 +12,10 @@ class ConfigError(UserError, ValueError):
     """A setting cannot work."""
 
 
+class MissingPackageError(ConfigError):
+    """A config needs a package that is not installed."""
+
+
 class DataError(UserError, ValueError):
     """An annotation file or an image is invalid."""
 

@@ -21,9 +21,16 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
 from mmfocal.benchmark.arguments import LEAST_SIDE, at_least
-from mmfocal.benchmark.paper.tables import DETECTION_SIZE, SEGMENTATION_SIZE, image_size, row_of, table_rows
+from mmfocal.benchmark.paper.tables import (
+    CLASSIFICATION_SIZE,
+    DETECTION_SIZE,
+    SEGMENTATION_SIZE,
+    image_size,
+    row_of,
+    table_rows,
+)
 from mmfocal.engine import read_config
-from mmfocal.errors import ConfigError
+from mmfocal.errors import ConfigError, MissingPackageError
 from mmfocal.models.flop_handles import register_flop_handles
 
 PROPOSALS, DETECTIONS = 1000, 100
@@ -35,7 +42,8 @@ COUNTED = (
 )
 SIZES = (
     f"Image sizes are width × height: the paper's for its configs, else {DETECTION_SIZE[0]}×{DETECTION_SIZE[1]} for "
-    f'detectors and {SEGMENTATION_SIZE[0]}×{SEGMENTATION_SIZE[1]} for segmentors.\n'
+    f'detectors, {SEGMENTATION_SIZE[0]}×{SEGMENTATION_SIZE[1]} for segmentors and '
+    f'{CLASSIFICATION_SIZE[0]}×{CLASSIFICATION_SIZE[1]} for classifiers.\n'
 )
 
 
@@ -160,14 +168,16 @@ def _one_element(tensor: Tensor) -> Tensor:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tools/benchmark.py complexity`."""
     parser.add_argument('config', nargs='*', help='config files')
-    parser.add_argument('--table', metavar='N', help="count all rows of the paper's Table 3, 4, 5 or ADE20K instead")
+    parser.add_argument(
+        '--table', metavar='N', help="count all rows of the paper's Table 2, 3, 4, 5, 8, 9, 10 or ADE20K instead"
+    )
     parser.add_argument(
         '--size',
         nargs=2,
         type=at_least(LEAST_SIDE),
         metavar=('WIDTH', 'HEIGHT'),
         help="image size in pixels (default: the paper's, 1280 800 for detectors, 2048 512 for segmentors, "
-        '2560 640 for the one at 640 pixels)',
+        '2560 640 for the one at 640 pixels, 224 224 for classifiers)',
     )
     parser.add_argument('--by-layer', action='store_true', help='also list the modules of each model')
     parser.add_argument('--out', metavar='FILE.json', help='write everything as JSON to this file')
@@ -198,10 +208,17 @@ def main(args: argparse.Namespace) -> None:
         make_file(args.out)
     rows = table_rows(args.table) if args.table else [row_of(Path(config).stem) for config in args.config]
     paths = [args.configs / f'{row["config"]}.py' for row in rows] if args.table else args.config
-    results = []
+    results, reasons = [], {}
     for path, row in zip(paths, rows):
         print(f'counting {path}', file=sys.stderr)
-        done = None if args.table and not path.is_file() else count_config(path, size, args.cfg_options)
+        done = None
+        try:
+            if not args.table or path.is_file():
+                done = count_config(path, size, args.cfg_options)
+        except MissingPackageError as error:
+            if not args.table:
+                raise
+            reasons[Path(path).stem] = str(error).removeprefix(f'{path}: ')
         results.append((Path(path).stem, row or {}, done))
 
     print(
@@ -210,7 +227,9 @@ def main(args: argparse.Namespace) -> None:
     )
     print('| config | pixels | parameters, M | paper | ± | GFLOPs | paper | ± |\n' + '| --- ' * 8 + '|')
     for result in results:
-        print(table_row(*result))
+        print(table_row(*result, 'not counted' if result[0] in reasons else 'no such config'))
+    for reason in dict.fromkeys(reasons.values()):
+        print(f'\nNot counted, {reason}: {", ".join(name for name in reasons if reasons[name] == reason)}')
     print(''.join(notes(results)), end='')
     if args.by_layer:
         for name, _, done in results:
@@ -247,15 +266,20 @@ def count_config(path: Path, size: tuple[int, int] | None, options: dict) -> Com
     return count(MODELS.build(cfg.model), size or image_size(Path(path).stem, scope))
 
 
-def table_row(name: str, row: dict, done: Complexity | None) -> str:
-    """Formats a model's figures, the paper's, and their difference if the image sizes are equal."""
+def table_row(name: str, row: dict, done: Complexity | None, instead: str) -> str:
+    """Formats a model's figures, or what is said instead, the paper's, and their difference at equal image sizes."""
     size = (done.width, done.height) if done else row['size']
     cells = [name, '×'.join(map(str, size))]
     for ours, paper, comparable, form in (
         (done and done.params[''] / 1e6, row.get('params_m'), True, '.2f'),
-        (done and done.flops[''] / 1e9, row.get('flops_g'), size == row.get('size'), '.1f'),
+        (
+            done and done.flops[''] / 1e9,
+            row.get('flops_g'),
+            size == row.get('size'),
+            '.1f' if done and done.flops[''] >= 1e11 else '.2f',
+        ),
     ):
-        cells.append(f'{ours:{form}}' if done else 'no such config')
+        cells.append(f'{ours:{form}}' if done else instead)
         cells.append(f'{paper:g}' if paper else '–')
         cells.append(f'{ours / paper - 1:+.1%}' if paper and done and comparable else '–')
     return f'| {" | ".join(cells)} |'

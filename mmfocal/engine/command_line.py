@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
 from mmfocal.engine.config_paths import find_config, register_config_prefix
-from mmfocal.errors import ConfigError
+from mmfocal.errors import ConfigError, MissingPackageError
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -67,11 +67,13 @@ def read_config(path: str | Path, options: dict | None = None) -> Config:
 
 
 def check_packages(cfg: Config, where: str) -> None:
-    """Raises a ConfigError if a config's types come from a package that is not installed; `where` names the config."""
+    """Raises a MissingPackageError if the config `where` has types of a package that is not installed."""
     missing = [package for name, package in _packages(cfg).items() if not find_spec(name)]
     if missing:
         noun = 'package' if len(missing) == 1 else 'packages'
-        raise ConfigError(f'{where}: {noun} {", ".join(missing)} not installed; pip install {" ".join(missing)}')
+        raise MissingPackageError(
+            f'{where}: {noun} {", ".join(missing)} not installed; pip install {" ".join(missing)}'
+        )
 
 
 def _packages(cfg: Config) -> dict[str, str]:

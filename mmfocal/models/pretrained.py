@@ -11,6 +11,20 @@ from mmfocal.errors import ConfigError
 UNSET = ('', 'unset')  # what a config says where the environment variable of its weights is not set
 
 
+def unset_variable(checkpoint: str, default: str = '') -> str | None:
+    """Returns the environment variable that a config misses: 'unset:NAME' names it, 'unset' means `default`."""
+    word, _, name = checkpoint.partition(':')
+    return (name or default) if word in UNSET else None
+
+
+def missing_weights(backbone: str, variable: str) -> ConfigError:
+    """Returns the error of a backbone whose environment variable is not set."""
+    return ConfigError(
+        f'no weights for the {backbone} backbone: set the environment variable {variable} to the path '
+        f'or URL of a checkpoint, or to none ({variable}=none) to train from scratch'
+    )
+
+
 class PretrainedBackbone(BaseModule):
     """Base of backbones whose checkpoints need more than names to load.
 
@@ -29,7 +43,8 @@ class PretrainedBackbone(BaseModule):
     def __init__(self, init_cfg: dict | Sequence[dict] | None = None):
         super().__init__(init_cfg)
         pretrained, _ = self._split_init_cfg()
-        self._awaits_weights = pretrained is not None and pretrained['checkpoint'] not in ('none', *UNSET)
+        checkpoint = 'none' if pretrained is None else pretrained['checkpoint']
+        self._awaits_weights = checkpoint != 'none' and unset_variable(checkpoint) is None
 
     @abstractmethod
     def load_pretrained(self, checkpoint: str, **options) -> None:
@@ -56,12 +71,9 @@ class PretrainedBackbone(BaseModule):
         if pretrained is None:
             super().init_weights()
             return
-        if pretrained['checkpoint'] in UNSET:
-            name = self.weights_variable
-            raise ConfigError(
-                f'no weights for the {type(self).__name__} backbone: set the environment variable {name} to the path '
-                f'or URL of a checkpoint, or to none ({name}=none) to train from scratch'
-            )
+        variable = unset_variable(pretrained['checkpoint'], self.weights_variable)
+        if variable is not None:
+            raise missing_weights(type(self).__name__, variable)
         if others:
             init_cfg, self.init_cfg = self.init_cfg, others
             super().init_weights()

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Each stands for the CSS variable of its name; `to_svg` replaces it.
-VARIABLES = ('ink', 'soft', 'rule', 'paper', 'ResNet', 'ResNeXt', 'PVT', 'ViL', 'Swin', 'Focal')
+VARIABLES = ('ink', 'soft', 'rule', 'paper', 'ResNet', 'ResNeXt', 'PVT', 'ViL', 'ViT', 'CvT', 'Swin', 'Focal')
 CSS_COLOURS = {name: f'#0000{number:02x}' for number, name in enumerate(VARIABLES, 1)}
 SVG = 'http://www.w3.org/2000/svg'
 XLINK = 'http://www.w3.org/1999/xlink'

@@ -21,8 +21,9 @@ OUR_KEY = 'stages.0.blocks.0.attn.window_bias_table'
 # where training codes keep parameters; PaddleViT and timm prefer the moving average too
 _KEYS = ('model_ema', 'model', 'state_dict')
 _OUTPUT_NORM = re.compile(r'^norm[0-3]\.(weight|bias)$')
-# what a classifier lacks: output norms but the last, and the ring of stage 4, which was a single window
-_FRESH = re.compile(r'^norm[0-3]\.|^stages\.3\.blocks\.\d+\.attn\.ring_bias_table$')
+# what a classifier lacks: output norms but the last, and the ring where its map was a single window, in stage 4 (with
+# windows of 14 tokens in stage 3 too)
+_FRESH = re.compile(r'^norm[0-3]\.|^stages\.[23]\.blocks\.\d+\.attn\.ring_bias_table$')
 
 
 @dataclass

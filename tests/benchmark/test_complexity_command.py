@@ -126,7 +126,9 @@ def test_images_are_of_the_papers_sizes(monkeypatch, capsys, configs):
     assert [row[1] for row in rows] == ['2048×512'] * 3 + ['2560×640']
     assert rows[3][3] == '240' and rows[3][6] == '3376' and rows[3][7].startswith('-')
     run(monkeypatch, configs / 'fcn_focal.py', large, '--out', configs / 'out.json')
-    assert 'else 1280×800 for detectors and 2048×512 for segmentors' in capsys.readouterr().out
+    assert (
+        'else 1280×800 for detectors, 2048×512 for segmentors and 224×224 for classifiers.' in capsys.readouterr().out
+    )
     models = json.loads((configs / 'out.json').read_text())['models']
     assert [(model['width'], model['height']) for model in models] == [(2048, 512), (2560, 640)]
 
@@ -136,7 +138,7 @@ def test_images_are_of_the_papers_sizes(monkeypatch, capsys, configs):
     [
         ([], 'complexity: give either config files or --table N'),
         (['configs/atss_r50_3x.py', '--table', '5'], 'give either config files or --table N'),
-        (['--table', '6'], '--table 6: no such table with configs; choose from 3, 4, 5, ADE20K'),
+        (['--table', '6'], '--table 6: no such table with configs; choose from 2, 3, 4, 5, 8, 9, 10, ADE20K'),
         (['configs/absent.py'], 'configs/absent.py: no such config'),
         (['--table', '5', '--out', f'{__file__}/out.json'], 'out.json: cannot write this file: File exists'),
     ],

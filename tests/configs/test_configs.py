@@ -30,7 +30,7 @@ CONFIGS = [path for path in ALL if path not in CLASSIFIERS]
 METADATA = {model['Name']: model['Metadata'] for model in load(CONFIGS[0].parent / 'metafile.yml')['Models']}
 NAME = re.compile(
     r'(?P<method>\w+?)_(?P<family>r|x|pvt|vil|swin|focal)(\d+|101_\d+x4d|_tiny|_small|_medium|_base|_large|_nano)'
-    r'(?:_conv|_swin_init)?_(1x|3x|50e|shapes|(80k|160k)_(?P<data>ade20k|cityscapes))'
+    r'(?:_conv|_swin_init|_window14|_(?:no_)?shift|_depths22[24]2|_window_only|_local|_global)?_(1x|3x|50e|shapes|(80k|160k)_(?P<data>ade20k|cityscapes))'
 )
 PANOPTIC = {'panoptic_fpn', 'mask2former_panoptic', 'mask2former_instance'}  # test_panoptic_configs.py trains these
 # Each method that is not for Focal-L alone, and each family of backbones in either library: `make test` trains these,

@@ -13,7 +13,7 @@ import mmfocal.registration  # noqa: F401
 from mmfocal.benchmark.paper.tables import paper_rows
 
 FOLDER = Path(__file__).parents[2] / 'configs'
-ROWS = {row['config']: row for row in paper_rows('detection') if row['config']}
+ROWS = {row['config']: row for row in paper_rows('detection') if row['table'] in (3, 4, 5)}
 BEYOND = [
     f'{method}_focal_{size}_3x' for method in ('cascade_mask_rcnn', 'atss', 'sparse_rcnn') for size in ('small', 'base')
 ]

@@ -5,6 +5,7 @@ from typing import Any
 from mmfocal.visualization.pages import format_number
 
 METRICS = {  # with the paper's headings, in its order
+    'top1': 'top-1',
     'box_ap': 'AP',
     'box_ap50': 'AP50',
     'box_ap75': 'AP75',

@@ -26,8 +26,10 @@ METRICS = {  # last part of MMEngine's name → ours
     'mAcc': 'macc',
     'aAcc': 'aacc',
     'PQ': 'pq',
+    'top1': 'top1',
+    'top5': 'top5',
 }
-MAIN = ('box_ap', 'miou', 'pq', 'mask_ap')  # `best` is by the first of these
+MAIN = ('box_ap', 'miou', 'pq', 'mask_ap', 'top1')  # `best` is by the first of these
 ENVIRONMENT = {  # lines of MMEngine's, MMDetection's and MMSegmentation's logs
     'python': r'Python: (\S+).*',
     'torch': r'PyTorch: (\S+)',
@@ -44,7 +46,7 @@ VERSIONS = ('python', 'torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation')
 LARGEST_CONFIG, LARGEST_LINE = 2**22, 2**20  # bytes
 VAL_IMAGES = re.compile(r'(?:Epoch|Iter)\(val\).*?\[ *(\d+)/ *\1\] ')
 CURVE_POINTS = 300
-COLUMNS = ['AP or mIoU', 'best', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'mask AP']
+COLUMNS = ['AP, mIoU or top-1', 'best', 'AP50', 'AP75', 'APs', 'APm', 'APl', 'mask AP']
 COLUMNS += ['done', 's/iteration', 'MiB', 'GPUs', 'seed', 'commit', 'torch']
 
 
@@ -198,6 +200,7 @@ def read_work_dir(work_dir: Path, folder: Path, notes: list[str]) -> dict:
         validation_batches=val_batches,
         gpu=environment.get('gpu'),
         seed=environment.get('seed', number(inner(cfg, 'randomness').get('seed'))),
+        table=str(record['table']) if 'table' in record else None,
         commit=string(record.get('commit')),
         packages=packages,
         cfg_options=[value for value in options if string(value)] if isinstance(options, list) else [],

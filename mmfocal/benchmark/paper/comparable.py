@@ -39,7 +39,7 @@ SAME = {
     'IterBasedTrainLoop': 'ResumableIterLoop',
     'DIIHead': 'StableDIIHead',
 }
-IMAGES = {'COCO val2017': 5000, 'ADE20K val': 2000}
+IMAGES = {'ImageNet-1K': 50000, 'COCO val2017': 5000, 'ADE20K val': 2000}
 
 
 def objections(run: dict, row: dict, configs: Path) -> list[str]:

@@ -18,14 +18,14 @@ from mmfocal.visualization.plotting import (
     to_svg,
 )
 
-FAMILIES = ('ResNet', 'ResNeXt', 'PVT', 'ViL', 'Swin', 'Focal')
+FAMILIES = ('ResNet', 'ResNeXt', 'PVT', 'ViL', 'ViT', 'CvT', 'Swin', 'Focal')
 Point = tuple[float, float, str]  # x, y and what it is
 Box = tuple[float, float, float, float]  # left, top, right and baseline of a label
 
 
 def family(backbone: str) -> str:
-    """Returns the family of a backbone: ResNeXt for ResNeXt101-32x4d, Swin for Swin-Tiny."""
-    name = backbone.split('-')[0].rstrip('0123456789')
+    """Returns the family of a backbone: ResNeXt for ResNeXt101-32x4d, Swin for Swin-Tiny, ViT for DeiT-Small/16."""
+    name = backbone.split('-')[0].rstrip('0123456789').replace('DeiT', 'ViT')
     return name if name in FAMILIES else 'ResNet'
 
 

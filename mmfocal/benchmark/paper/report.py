@@ -13,7 +13,7 @@ from mmfocal.benchmark.paper.cells import COSTS, METRICS
 from mmfocal.benchmark.paper.collect import collect, figures
 from mmfocal.benchmark.paper.comparable import objections
 from mmfocal.benchmark.paper.page import render_html, render_markdown
-from mmfocal.benchmark.paper.tables import paper_rows, shapes_rows, table_rows
+from mmfocal.benchmark.paper.tables import row_of, shapes_rows, table_names, table_rows
 from mmfocal.errors import ConfigError
 
 CSV_COLUMNS = ('table', 'data', 'method', 'backbone', 'config', 'status', 'run', 'latency_ms', 'device')
@@ -23,7 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tools/benchmark.py report`."""
     parser.add_argument('folder', metavar='DIR', help='is searched for work directories, as by collect')
     parser.add_argument(
-        '--table', nargs='+', metavar='N', help='3, 4, 5, ADE20K (default: the tables that the runs belong to)'
+        '--table',
+        nargs='+',
+        metavar='N',
+        help='2, 3, 4, 5, 8, 9, 10, ADE20K (default: the tables that the runs belong to)',
     )
     parser.add_argument('--out', metavar='FOLDER', help='gets report.html, .md, .csv and .json (default: DIR)')
 
@@ -69,9 +72,10 @@ def make_report(folder: str, configs: Path, tables: list[str] | None = None) -> 
     """
     runs, notes = collect(folder)
     names = {run['config'] for run in runs}
-    known = [str(table) for table in dict.fromkeys(row['table'] for row in paper_rows())]
+    known = table_names()
     if not tables:
-        tables = [table for table in known if names & {row['config'] for row in table_rows(table)}]
+        belong_to = {table_of(run) for run in runs}
+        tables = [table for table in known if table in belong_to]
         tables = tables or [table for table in known if names & {row['config'] for row in shapes_rows(table)}] or ['5']
     costs = {model['Name']: model['Metadata'] for model in load(configs / 'metafile.yml')['Models']}
     why: dict[str, list[str]] = {}
@@ -102,6 +106,12 @@ def make_report(folder: str, configs: Path, tables: list[str] | None = None) -> 
         runs=runs,
         notes=notes,
     )
+
+
+def table_of(run: dict) -> str | None:
+    """Returns the table that a run belongs to: that of `run --table`, or else the first that has its config."""
+    row = row_of(run['config'])
+    return None if row is None else run['table'] or str(row['table'])
 
 
 def paper_row(row: dict, runs: list[dict], costs: dict, configs: Path, why: dict) -> dict:

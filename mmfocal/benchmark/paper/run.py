@@ -4,6 +4,7 @@ import argparse
 import fcntl
 import json
 import math
+import os
 import shlex
 import sys
 import time
@@ -14,14 +15,14 @@ from pathlib import Path
 from mmfocal.benchmark.environment import git_commit, package_versions
 from mmfocal.benchmark.paper.collect import RECORD, read_record
 from mmfocal.benchmark.paper.jobs import Jobs, interrupt_on_signals
-from mmfocal.benchmark.paper.tables import BACKBONES, METHODS, NANO_BACKBONES, shapes_rows, table_rows
+from mmfocal.benchmark.paper.tables import METHODS, shapes_rows, table_rows
 from mmfocal.errors import ConfigError, UserError
 from mmfocal.files import write_atomically
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `tools/benchmark.py run`."""
-    parser.add_argument('--table', required=True, metavar='N', help="the paper's Table 3, 4, 5 or ADE20K")
+    parser.add_argument('--table', required=True, metavar='N', help="the paper's Table 2, 3, 4, 5, 8, 9, 10 or ADE20K")
     parser.add_argument('--work-root', required=True, metavar='DIR', help='gets a work directory per cell')
     parser.add_argument(
         '--shapes',
@@ -72,8 +73,11 @@ def main(args: argparse.Namespace) -> None:
     pool = ThreadPoolExecutor(len(cells) if args.launcher == 'slurm' else 1)
     with interrupt_on_signals():
         try:
-            outcomes = [pool.submit(run_cell, cell, args, jobs) for cell in cells]
-            wait(outcomes)
+            outcomes = []
+            for classifiers in (True, False):  # an ablation's detectors start from its classifiers
+                now_due = [cell for cell in cells if (cell['task'] == 'classification') == classifiers]
+                outcomes += (submitted := [pool.submit(run_cell, cell, args, jobs) for cell in now_due])
+                wait(submitted)
         except KeyboardInterrupt:
             print('\nstopping', flush=True)
             pool.shutdown(wait=False, cancel_futures=True)
@@ -101,11 +105,12 @@ def select(args: argparse.Namespace) -> list[dict]:
     if args.gpus < 1:
         raise ConfigError(f'--gpus {args.gpus}: is not a number of GPUs; give at least 1')
     rows = shapes_rows(args.table) if args.shapes else table_rows(args.table)
-    backbones = {**BACKBONES, **NANO_BACKBONES}
+    if not rows:
+        raise ConfigError(f'--shapes: Table {args.table} has none; choose Table 3, 4, 5 or ADE20K')
     cells = [
         dict(
             row,
-            names=(METHODS[row['method']], backbones[row['backbone']], row['config']),
+            names=(METHODS[row['method']], row['name'], row['config']),
             work_dir=Path(args.work_root, row['config']),
         )
         for row in rows
@@ -118,6 +123,9 @@ def select(args: argparse.Namespace) -> list[dict]:
         cells = [cell for cell in cells if names & set(cell['names'])]
     if not cells:
         raise ConfigError(f'--only {args.only}: no cell of the table matches all of them; give fewer names')
+    chosen = {cell['config'] for cell in cells}
+    for cell in cells:
+        cell['classifier_due'] = cell.get('pretraining') in chosen
     return cells
 
 
@@ -136,13 +144,13 @@ def asked(only: str | None, cells: list[dict]) -> Iterator[set]:
 def steps(cell: dict, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, str], list[str], Path]]:
     """Yields name, environment, command and work directory of a cell's steps, each only when it is due."""
     tools, config, work_dir = args.configs.parent / 'tools', str(cell['path']), cell['work_dir']
+    weights = pretrained(cell, args)
     options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
     resume = ['--resume'] if (work_dir / 'last_checkpoint').is_file() else []
-    yield (
-        'train',
-        *launch(args, tools, 'train', cell, [config], work_dir, [*resume, '--auto-scale-lr', *options]),
-        work_dir,
+    environment, command = launch(
+        args, tools, 'train', cell, [config], work_dir, [*resume, '--auto-scale-lr', *options]
     )
+    yield 'train', {**weights, **environment}, command, work_dir
     checkpoint = last_checkpoint(work_dir, args.dry_run)
     for name, more in (('test', []), ('test_tta', ['--tta']))[
         : 1 + (cell['task'] == 'segmentation')
@@ -152,6 +160,18 @@ def steps(cell: dict, args: argparse.Namespace) -> Iterator[tuple[str, dict[str,
             *launch(args, tools, 'test', cell, [config, checkpoint], work_dir / name, [*more, *options]),
             work_dir / name,
         )
+
+
+def pretrained(cell: dict, args: argparse.Namespace) -> dict[str, str]:
+    """Returns the variable with the weights of an ablation's detector: those of its classifier in the same work root.
+
+    A variable that is set stays. Without the classifier's checkpoint there is none, and the training says so.
+    """
+    variable, work_dir = cell['name'].upper(), Path(args.work_root, cell.get('pretraining', ''))
+    if 'pretraining' not in cell or variable in os.environ:
+        return {}
+    due = args.dry_run and cell['classifier_due']
+    return {variable: last_checkpoint(work_dir, due)} if due or finished(dict(work_dir=work_dir)) else {}
 
 
 def launch(
@@ -191,8 +211,13 @@ def described(cell: dict, args: argparse.Namespace) -> Iterator[str]:
         yield f'# {cell["config"]}: finished'
         return
     for _, environment, command, _ in steps(cell, args):
-        words = [f'{key}={value}' for key, value in environment.items()]
-        yield ' '.join(words + [f'"{word}"' if word.startswith('$(cat ') else shlex.quote(word) for word in command])
+        words = [f'{key}={quoted(value)}' for key, value in environment.items()]
+        yield ' '.join(words + [quoted(word) for word in command])
+
+
+def quoted(word: str) -> str:
+    """Quotes a word for a shell, which replaces the expressions of `last_checkpoint`."""
+    return f'"{word}"' if word.startswith('$(cat ') else shlex.quote(word)
 
 
 def finished(cell: dict) -> bool:

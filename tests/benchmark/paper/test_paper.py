@@ -9,11 +9,15 @@ from mmengine import load
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmfocal.benchmark.paper.tables import image_size, paper_rows, row_of, table_rows
+from mmfocal.benchmark.paper.tables import image_size, paper_rows, row_of, table_names, table_rows
 from mmfocal.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
-BUILT = [row for row in paper_rows() if 'params_m' in row and (CONFIGS / f'{row["config"]}.py').is_file()]
+BUILT = [
+    row
+    for row in paper_rows()
+    if 'params_m' in row and row['table'] != 10 and (CONFIGS / f'{row["config"]}.py').is_file()
+]
 METADATA = {model['Name']: model['Metadata'] for model in load(CONFIGS / 'metafile.yml')['Models']}
 
 
@@ -28,13 +32,24 @@ METADATA = {model['Name']: model['Metadata'] for model in load(CONFIGS / 'metafi
         ('retinanet_pvt_large_3x', 4, dict(params_m=71.1, flops_g=345.0)),
         ('mask_rcnn_focal_base_3x', 4, dict(params_m=110.0, flops_g=533.0)),
         ('retinanet_r101_1x', 3, dict(box_ap=38.5)),
+        ('mask_rcnn_focal_tiny_1x', 3, dict(box_ap=44.8, mask_ap=41.0)),
+        ('resnet50_300e_imagenet', 2, dict(params_m=25.0, flops_g=4.1, top1=76.2)),
+        ('deit_small_300e_imagenet', 2, dict(params_m=22.1, flops_g=4.6, top1=79.9)),
+        ('cvt_21_300e_imagenet', 2, dict(params_m=32.0, flops_g=7.1, top1=82.5)),
+        ('focal_tiny_300e_imagenet', 2, dict(params_m=29.1, flops_g=4.9, top1=82.2)),
+        ('focal_tiny_window14_300e_imagenet', 8, dict(flops_g=5.2, top1=82.3)),
+        ('mask_rcnn_focal_tiny_window14_1x', 8, dict(box_ap=45.5, mask_ap=41.5)),
+        ('swin_tiny_no_shift_300e_imagenet', 9, dict(top1=80.2)),
+        ('mask_rcnn_focal_tiny_shift_1x', 9, dict(box_ap=44.9, mask_ap=41.1)),
+        ('swin_tiny_depths2242_300e_imagenet', 10, dict(params_m=24.7, flops_g=3.8, top1=80.2)),
+        ('mask_rcnn_focal_tiny_depths2222_1x', 10, dict(box_ap=40.5, mask_ap=37.6)),
         ('upernet_focal_large_160k_ade20k', 'ADE20K', dict(params_m=240.0, flops_g=3376.0, miou=54.0, miou_ms=55.4)),
     ],
 )
 def test_names(config, table, figures):
     row = row_of(config)
     assert row['table'] == table and row['config'] == config
-    assert {name: row[name] for name in figures} == figures and ('params_m' in row) == (table != 3)
+    assert {name: row[name] for name in figures} == figures and ('params_m' in row) == ('params_m' in figures)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +62,8 @@ def test_names(config, table, figures):
         'dino_focal_tiny_1x',
         'upernet_swin_tiny_160k_ade20k',
         'upernet_focal_tiny_80k_cityscapes',
+        'focal_tiny_local_300e_imagenet',
+        'mask_rcnn_focal_tiny_global_1x',
     ],
 )
 def test_names_that_are_in_no_table(config):
@@ -54,12 +71,38 @@ def test_names_that_are_in_no_table(config):
 
 
 def test_tables():
-    assert [len(table_rows(table)) for table in ('3', '4', '5', 'ADE20K')] == [32, 32, 12, 4]
-    assert [len(paper_rows(task)) for task in ('detection', 'segmentation')] == [76, 4]
-    rows = paper_rows()
-    assert len({row['config'] for row in rows}) == len(rows)
-    with pytest.raises(ConfigError, match='--table 2: no such table with configs; choose from 3, 4, 5, ADE20K'):
-        table_rows('2')
+    sizes = {'2': 20, '3': 32, '4': 32, '5': 12, '8': 8, '9': 8, '10': 12, 'ADE20K': 4}
+    assert {table: len(table_rows(table)) for table in table_names()} == sizes
+    assert {task: len(paper_rows(task)) for task in ('classification', 'detection', 'segmentation')} == {
+        'classification': 20 + 14,
+        'detection': 76 + 14,
+        'segmentation': 4,
+    }
+    for table in sizes:
+        rows = table_rows(table)
+        assert len({row['config'] for row in rows}) == len(rows)
+    with pytest.raises(ConfigError, match='--table 6: no such table with configs; choose from 2, 3, 4, 5, 8, 9, 10, A'):
+        table_rows('6')
+
+
+def test_ablations():
+    """Tables 8 to 10: classifiers, then Mask R-CNN; only an ablation's own weights are trained in its run."""
+    for table in ('8', '9', '10'):
+        rows = table_rows(table)
+        classifiers, detectors = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+        for classifier, detector in zip(classifiers, detectors):
+            assert (classifier['task'], detector['task']) == ('classification', 'detection')
+            assert classifier['backbone'] == detector['backbone'] and 'box_ap' not in classifier
+            assert classifier['config'] == f'{classifier["name"]}_300e_imagenet'
+            assert detector['config'] == f'mask_rcnn_{classifier["name"]}_1x' and 'top1' not in detector
+            trained = None if classifier['name'] == 'swin_tiny' else classifier['config']
+            assert detector.get('pretraining') == trained
+    assert [row['backbone'] for row in table_rows('9')[:4]] == [
+        'Swin-Tiny, without shift',
+        'Swin-Tiny, with shift',
+        'Focal-Tiny, without shift',
+        'Focal-Tiny, with shift',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +113,8 @@ def test_tables():
         ('upernet_focal_base_160k_ade20k', 'mmseg', (2048, 512)),
         ('upernet_focal_large_160k_ade20k', 'mmseg', (2560, 640)),
         ('mine', 'mmseg', (2048, 512)),
+        ('focal_tiny_window14_300e_imagenet', 'mmpretrain', (224, 224)),
+        ('mine', 'mmpretrain', (224, 224)),
     ],
 )
 def test_image_sizes(config, scope, size):

@@ -234,8 +234,8 @@ def test_the_newest_finished_run_is_shown(tmp_path):
 
 def test_no_such_table(tmp_path):
     write(tmp_path, 'atss_focal_nano_shapes', 61.0, epochs=3)
-    with pytest.raises(ConfigError, match='--table 9'):
-        make_report(str(tmp_path), CONFIGS, ['9'])
+    with pytest.raises(ConfigError, match='--table 6'):
+        make_report(str(tmp_path), CONFIGS, ['6'])
 
 
 def svg_of(text):

@@ -192,7 +192,7 @@ def test_slurm_runs_all_cells_at_once(project, capsys):
         (['--launcher', 'pytorch', '--gpus', '0'], '--gpus 0: is not a number of GPUs; give at least 1'),
         (['--only', 'atss,focal_huge'], '--only: no cell is named focal_huge; choose from cascade_mask_rcnn, atss, '),
         (['--only', 'atss,sparse_rcnn_r50_3x'], 'no cell of the table matches all of them'),
-        (['--table', '6'], '--table 6: no such table with configs; choose from 3, 4, 5, ADE20K'),
+        (['--table', '6'], '--table 6: no such table with configs; choose from 2, 3, 4, 5, 8, 9, 10, ADE20K'),
         (['--shapes'], 'cascade_mask_rcnn_r_nano_shapes.py does not exist'),
     ],
 )
@@ -260,3 +260,53 @@ def test_a_real_cell(shapes, tmp_path, monkeypatch, capsys):
     assert found['test'] == {key: value for key, value in found['last'].items() if key not in ('step', 'time')}
     assert len(found['curves']['loss']) == 2 and found['batch'] == 4 and found['seconds_a_test_batch'] > 0
     assert found['packages']['torch'] and found['memory_mib'] > 100 and found['gpus'] in (0, 1)
+
+
+ABLATION = """
+import os, sys
+from pathlib import Path
+work_dir = Path(sys.argv[sys.argv.index('--work-dir') + 1])
+with open(work_dir / 'weights', 'a') as stream:
+    print(*(f'{name}={value}' for name, value in sorted(os.environ.items()) if '_TINY' in name), file=stream)
+(work_dir / 'last_checkpoint').write_text(str(work_dir / 'epoch_1.pth'))
+"""
+
+
+@pytest.fixture
+def ablation(project, monkeypatch):
+    """Table 9's configs, and a training that writes down which weights it was given."""
+    for row in table_rows('9'):
+        (project / 'configs' / f'{row["config"]}.py').touch()
+        monkeypatch.delenv(row['name'].upper(), raising=False)
+    (project / 'tools/train.py').write_text(ABLATION)
+    return project
+
+
+def test_detectors_of_an_ablation_start_from_its_classifiers(ablation, capsys, monkeypatch):
+    monkeypatch.setenv('FOCAL_TINY', 'mine.pth')
+    run.main(arguments(ablation, '--table', '9'))
+    assert '8 done, 0 finished before, 0 failed' in capsys.readouterr().out
+    work = ablation / 'work'
+    weights = {path.parent.name: path.read_text().split() for path in work.glob('*/weights')}
+    assert len(weights) == 8
+    for name, found in weights.items():
+        own = f'{work}/{name[len("mask_rcnn_") : -len("_1x")]}_300e_imagenet/epoch_1.pth'
+        assert found == ['FOCAL_TINY=mine.pth'] + {
+            'mask_rcnn_focal_tiny_shift_1x': [f'FOCAL_TINY_SHIFT={own}'],
+            'mask_rcnn_swin_tiny_no_shift_1x': [f'SWIN_TINY_NO_SHIFT={own}'],
+        }.get(name, [])
+
+
+def test_dry_run_of_an_ablation(ablation, capsys):
+    run.main(arguments(ablation, '--table', '9', '--dry-run', '--only', 'focal_tiny_shift'))
+    lines = capsys.readouterr().out.splitlines()
+    folder = f'{ablation}/work/focal_tiny_shift_300e_imagenet'
+    assert len(lines) == 4 and lines[2].startswith(f'FOCAL_TINY_SHIFT="$(cat {folder}/last_checkpoint)" ')
+    assert not any('FOCAL_TINY_SHIFT=' in line for line in (*lines[:2], lines[3]))
+    run.main(arguments(ablation, '--table', '9', '--dry-run', '--only', 'mask_rcnn,focal_tiny_shift'))
+    assert 'FOCAL_TINY_SHIFT' not in capsys.readouterr().out, 'no classifier is trained before it'
+
+
+def test_ablations_have_no_shapes(ablation):
+    with pytest.raises(ConfigError, match='--shapes: Table 9 has none; choose Table 3, 4, 5 or ADE20K'):
+        run.main(arguments(ablation, '--table', '9', '--shapes'))

@@ -22,7 +22,8 @@ OPTIONS = ['randomness.seed=0', 'train_cfg.max_epochs=4', 'default_hooks.logger.
 OPTIONS += [f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')]
 OPTIONS += [f'{split}_dataloader.num_workers=0' for split in ('train', 'val')]
 # random numbers that the recipe draws and the config of the shapes does not
-MIXUP = "\nmodel.update(train_cfg=dict(_delete_=True, augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]))\n"
+AUGMENTS = [dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
+MIXUP = f'\nmodel.update(train_cfg=dict(_delete_=True, augments={AUGMENTS}))\n'
 
 
 def configs_of_the_page() -> list[str]:

@@ -13,6 +13,13 @@ from mmfocal.benchmark.paper.tables import image_size, paper_rows, row_of, table
 from mmfocal.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[3] / 'configs'
+PARAMS_ARE, FLOPS_ARE = {}, {}  # of the paper's
+
+
+def row_id(row):
+    return f'{row["table"]}-{row["config"]}'
+
+
 BUILT = [
     row
     for row in paper_rows()
@@ -143,6 +150,16 @@ def test_parameters(row, monkeypatch):
         assert params + head == pytest.approx(row['params_m'], rel=0.001)
     else:
         assert params == pytest.approx(row['params_m'], rel=0.015)
+
+
+@pytest.mark.parametrize('row', [row for row in paper_rows('classification') if 'flops_g' in row], ids=row_id)
+def test_costs_of_classifiers(row):
+    """docs/benchmark/complexity.md explains the differences."""
+    counted = METADATA[row['config']]
+    params, flops = PARAMS_ARE.get(row['name'], 1.0), FLOPS_ARE.get(row['name'], 1.0)
+    if 'params_m' in row:
+        assert counted['Parameters'] / 1e6 == pytest.approx(params * row['params_m'], rel=0.005, abs=0.05)
+    assert counted['FLOPs'] / 1e9 == pytest.approx(flops * row['flops_g'], rel=0.005, abs=0.05)
 
 
 @pytest.mark.parametrize('row', paper_rows('segmentation'), ids=lambda row: row['config'])

@@ -13,6 +13,7 @@ import sys
 import time
 from collections import defaultdict
 
+from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import ProgressBar
 
@@ -68,7 +69,7 @@ def main(args: argparse.Namespace) -> None:
             if not dataset or dataset in seen:
                 continue
             seen.append(dataset)
-            found, checks = _find_issues(dataset)
+            found, checks = _find_issues(dataset, cfg, split)
             found += decode_all(checks, args.workers) if args.images else _find_absent(checks)
             issues += [(split, issue) for issue in found]
             files += len(checks)
@@ -90,16 +91,22 @@ def main(args: argparse.Namespace) -> None:
     raise SystemExit(1 if totals['error'] else 0)
 
 
-def _find_issues(cfg: dict) -> tuple[list, list]:
+def _find_issues(settings: dict, cfg: Config, split: str) -> tuple[list, list]:
     """Returns the issues of a data set's annotations or folders, and checks of its files."""
-    dataset = DATASETS.build(dict(cfg, lazy_init=True))
+    from mmfocal.datasets.class_checks import find_classifier_issues, list_configured_numbers
+
+    dataset = DATASETS.build(dict(settings, lazy_init=True))
     if not hasattr(dataset, 'find_issues'):
         raise ConfigError(
-            f'{cfg["type"]}: only data sets of mmfocal can be checked; write Checked before the name of '
-            "MMDetection's CocoDataset and CocoPanopticDataset or MMSegmentation's ADE20KDataset and "
-            'CityscapesDataset, or use LabelMapDataset'
+            f'{settings["type"]}: only data sets of mmfocal can be checked; write Checked before the name of '
+            "MMDetection's CocoDataset and CocoPanopticDataset, MMPretrain's ImageNet and CustomDataset or "
+            "MMSegmentation's ADE20KDataset and CityscapesDataset, or use LabelMapDataset"
         )
-    return dataset.find_issues()
+    issues, checks = dataset.find_issues()
+    if cfg.get('default_scope') == 'mmpretrain' and dataset.metainfo.get('classes'):
+        numbers = list_configured_numbers(cfg.get('model') or {})
+        issues = [*issues, *find_classifier_issues(numbers, len(dataset.metainfo['classes']), split)]
+    return issues, checks
 
 
 def decode_all(checks: list, workers: int = WORKERS) -> list:

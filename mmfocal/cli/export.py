@@ -7,7 +7,8 @@
 
 Input is 'image' (B, 3, H, W) in float32, normalised as the metadata say. Outputs: of a detector 'boxes' (B, N, 4),
 x1 y1 x2 y2 in pixels, and 'scores' (B, N, classes) of all priors, or with --with-nms the best boxes with 'scores' and
-'labels' (-1: no box); of a segmentor 'logits' (B, classes, H, W); of a backbone 'stage1', 'stage2', …
+'labels' (-1: no box); of a segmentor 'logits' (B, classes, H, W), of a classifier (B, classes); of a backbone
+'stage1', 'stage2', …
 
 A difference from PyTorch above 1e-4 of the largest value (with --fp16: 3e-2) is an error, and no file is written.
 """

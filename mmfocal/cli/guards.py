@@ -11,6 +11,7 @@ DATA = {
         'CocoPanopticDataset': 'CheckedCocoPanopticDataset',
         'CocoPanopticMetric': 'CheckedCocoPanopticMetric',
     },
+    'mmpretrain': {'CustomDataset': 'CheckedCustomDataset', 'ImageNet': 'CheckedImageNet'},
     'mmseg': {
         'ADE20KDataset': 'CheckedADE20KDataset',
         'CityscapesDataset': 'CheckedCityscapesDataset',

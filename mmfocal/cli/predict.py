@@ -5,7 +5,7 @@ URL, the address of a stream, the index of a camera, or - for one path or URL pe
 Files that cannot be read are reported and passed over; the exit code is then 1. Ctrl-C keeps what is finished.
 
 The config comes from the checkpoint, which is read as data and never run: of it, only registered classes of mmfocal,
-MMDetection and MMSegmentation are built, no other file is read and nothing is downloaded.
+MMDetection, MMPretrain and MMSegmentation are built, no other file is read and nothing is downloaded.
 """
 
 import argparse
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mmfocal.inference.sources import Frame
 
-CHECKPOINT = 'checkpoint of a detector or segmentor: a file or URL, in any format that mmfocal reads'
+CHECKPOINT = 'checkpoint of a classifier, detector or segmentor: a file or URL, in any format that mmfocal reads'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.3,
         metavar='SCORE',
         help='lowest score of boxes and masks in pictures and files (default: 0.3; 0 keeps all, to compute AP)',
+    )
+    parser.add_argument(
+        '--top-k',
+        type=int,
+        default=5,
+        metavar='K',
+        help='classifiers: classes per image in pictures and files (default: 5)',
     )
     parser.add_argument('--device', help='such as cpu or cuda:1 (default: the GPU if there is one)')
     parser.add_argument(
@@ -64,9 +71,11 @@ def main(args: argparse.Namespace) -> None:
     warnings.filterwarnings('ignore', category=UserWarning, module='mm(det|seg)')  # of deprecated names inside them
     if args.batch_size < 1:
         raise ConfigError(f'--batch-size: must be at least 1, got {args.batch_size}')
+    if args.top_k < 1:
+        raise ConfigError(f'--top-k: must be at least 1, got {args.top_k}')
     sources = Sources(args.sources, without=args.out)
     predictor = Predictor(args.checkpoint, args.config, args.device, args.score_thr, args.batch_size, args.classes)
-    writer = ResultWriter(args.out, predictor.dataset_meta, pictures=not args.no_pictures)
+    writer = ResultWriter(args.out, predictor.dataset_meta, pictures=not args.no_pictures, top_k=args.top_k)
     start, interrupted = time.perf_counter(), False
     done = failed = 0
     with progress(sources.count()) as bar:

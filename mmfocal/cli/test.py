@@ -1,4 +1,4 @@
-"""Tests a detector or segmentor."""
+"""Tests a detector, classifier or segmentor."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        '--out', help='detection: .pkl file for the predictions; segmentation: folder for the label maps'
+        '--out',
+        help='detection, classification: .pkl file for the predictions; segmentation: folder for the label maps',
     )
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument('--show-dir', help='folder for pictures of ground truth and predictions')

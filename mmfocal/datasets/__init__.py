@@ -1,8 +1,10 @@
-"""The generated shapes; COCO, panoptic and label-map data sets whose files are validated before training starts."""
+"""The generated shapes; COCO, panoptic, label-map and classification data sets, validated before training starts."""
 
 from importlib.util import find_spec
 
 from mmfocal.ops import mmcv_ops
+from mmfocal.ops.torchvision_import import prepare_torchvision
 
 if find_spec('mmcv'):
     mmcv_ops.install()  # before modules here import MMDetection or MMSegmentation, in spawned workers too
+prepare_torchvision()  # before MMPretrain imports it, likewise

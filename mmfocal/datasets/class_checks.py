@@ -1,14 +1,16 @@
 """Whether a model's heads and the evaluators fit the classes of the data sets."""
 
 import os.path as osp
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from mmfocal.datasets.validation.issues import Issue, raise_first_error
 from mmfocal.datasets.wrappers import iterate_inner
 from mmfocal.errors import ConfigError
 
@@ -54,6 +56,9 @@ class CheckClassesHook(Hook):
 def _check_heads(model: nn.Module, dataset: Any, name: str) -> None:
     metainfo = dataset.metainfo
     classes = metainfo['classes']
+    inner = model.module if is_model_wrapper(model) else model
+    if hasattr(inner, 'head'):
+        raise_first_error(find_classifier_issues(_list_classifier_numbers(inner), len(classes), name))
     things, stuff = len(metainfo.get('thing_classes', classes)), len(metainfo.get('stuff_classes', ()))
     wrong = [
         f'{key}={value} (should be {expected})'
@@ -74,6 +79,39 @@ def _check_heads(model: nn.Module, dataset: Any, name: str) -> None:
                     f'{head}.ignore_index={module.ignore_index}: {name}_dataloader.dataset ignores {ignored}; '
                     'write the same in both'
                 )
+
+
+def find_classifier_issues(numbers: Iterable[tuple[str, Any]], number: int, name: str) -> list[Issue]:
+    """Returns an error if a classifier's numbers of classes are not the data set's.
+
+    Args:
+        numbers: Config keys and their values; None fits any number.
+        number: Classes of the data set.
+        name: Name of its split.
+    """
+    wrong = [f'{key}={value} (should be {number})' for key, value in numbers if value not in (None, number)]
+    if not wrong:
+        return []
+    message = f'{", ".join(wrong)}: {name}_dataloader.dataset has {number} classes; set them in model'
+    return [Issue('wrong number of classes', message, name, error=ConfigError)]
+
+
+def list_configured_numbers(model: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Returns the config keys and values of a classifier's numbers of classes, from its config."""
+    head = model.get('head') or {}
+    parts = {'model.head': head, 'model.head.loss': head.get('loss') or {}}
+    parts['model.data_preprocessor'] = model.get('data_preprocessor') or {}
+    return [(f'{name}.num_classes', part['num_classes']) for name, part in parts.items() if 'num_classes' in part]
+
+
+def _list_classifier_numbers(model: nn.Module) -> list[tuple[str, Any]]:
+    head, found = model.head, []
+    parts = {'model.head': head, 'model.head.loss': getattr(head, 'loss_module', None)}
+    parts['model.data_preprocessor'] = getattr(model, 'data_preprocessor', None)
+    for name, part in parts.items():
+        if hasattr(part, 'num_classes'):
+            found.append((f'{name}.num_classes', part.num_classes))
+    return found
 
 
 def _check_class_weights(model: nn.Module, number: int) -> None:
@@ -124,7 +162,14 @@ def _check_metric(metric: Any, datasets: list, name: str) -> None:
                     f'{name}_evaluator.ann_file lacks categories or images of {name}_dataloader.dataset; '
                     f'name the same file there, {dataset.ann_file}'
                 )
-    is_iou = 'IoUMetric' in {cls.__name__ for cls in type(metric).__mro__}  # MMSegmentation need not be installed
+    kinds = {cls.__name__ for cls in type(metric).__mro__}  # MMPretrain and MMSegmentation need not be installed
+    for dataset in datasets if 'Accuracy' in kinds else ():
+        number = len(dataset.metainfo.get('classes') or ())
+        if 0 < number < max(metric.topk):
+            raise ConfigError(
+                f'{name}_evaluator.topk={metric.topk}: {name}_dataloader.dataset has {number} classes; write topk=(1,)'
+            )
+    is_iou = 'IoUMetric' in kinds
     if is_iou and not metric.format_only:
         prefixes = [getattr(dataset, 'data_prefix', None) for dataset in datasets]
         if any(prefix is not None and not prefix.get('seg_map_path') for prefix in prefixes):

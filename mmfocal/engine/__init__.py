@@ -1,6 +1,7 @@
 from mmfocal.engine.bad_data import BadDataHook
 from mmfocal.engine.checkpoint_hook import SafeCheckpointHook
 from mmfocal.engine.checkpointer import Checkpointer, find_latest_valid_checkpoint
+from mmfocal.engine.classifier_checkpoint import ClassifierCheckpointHook
 from mmfocal.engine.command_line import load_config, read_config
 from mmfocal.engine.compatibility import check_compatible
 from mmfocal.engine.divergence import DivergenceHook
@@ -19,6 +20,7 @@ __all__ = [
     'BadDataHook',
     'CheckMetricsHook',
     'Checkpointer',
+    'ClassifierCheckpointHook',
     'DivergenceHook',
     'FocalRunner',
     'HostMemoryHook',

@@ -27,6 +27,7 @@ from mmfocal.errors import CheckpointError
 from mmfocal.ops import mmcv_ops
 from mmfocal.ops.torchvision_import import MISMATCH, prepare_torchvision
 from mmfocal.weights import register_safe_loaders
+from mmfocal.weights.classifier import is_focal_classifier
 
 RESUMABLE_LOOPS = dict(EpochBasedTrainLoop='ResumableEpochLoop', IterBasedTrainLoop='ResumableIterLoop')
 
@@ -70,6 +71,8 @@ class FocalRunner(Runner):
         """As MMEngine's; None switches a hook off by its name, also one that MMEngine does not know."""
         own = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
         hooks = {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in own}
+        if is_focal_classifier(self.model.module if is_model_wrapper(self.model) else self.model):
+            hooks.setdefault('classifier_checkpoint', dict(type='ClassifierCheckpointHook'))
         super().register_default_hooks(hooks)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:

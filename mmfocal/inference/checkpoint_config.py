@@ -28,6 +28,23 @@ _DROPPED = {'init_cfg', 'pretrained', 'checkpoint_path', 'teacher_ckpt', 'backen
 _REFUSED = {'teacher_config', 'checkpoint', 'lang_model_name', 'tokenizer_name'}  # of other files and downloads
 # The first evaluates an argument as Python, the second loads what it is given.
 _REFUSED_MODULES = ('mmdet.models.task_modules.tracking', 'mmdet.models.language_models')
+# Of MMPretrain only parts of image classifiers; others download models, or load the file that they name.
+_MMPRETRAIN_MODULES = tuple(
+    f'mmpretrain.{name}'
+    for name in (
+        'models.backbones',
+        'models.necks',
+        'models.heads',
+        'models.losses',
+        'models.classifiers.image',
+        'models.utils',
+        'datasets.transforms',
+    )
+)
+_REFUSED_MODULES += tuple(
+    f'mmpretrain.models.{name}'
+    for name in ('backbones.timm_backbone', 'heads.vqa_head', 'utils.huggingface', 'utils.tokenizer')
+)
 # What MMCV and MMDetection look up by themselves: functions of mmcv.ops.nms, layers of mmcv.ops, transitions of FPG.
 _OPERATORS = {'nms', 'soft_nms', 'nms_match', 'nms_rotated', 'nms_quadri', 'RoIAlign', 'RoIPool'}
 _OPERATORS |= {'conv', 'interpolation_conv', 'last_conv'}
@@ -54,13 +71,15 @@ def read_checkpoint_config(text: str, where: str) -> Config:
     except ValueError as error:
         raise _refused(where, f'is not plain data: {error}') from error
     scope = settings.get('default_scope') or 'mmdet'
-    if scope not in ('mmdet', 'mmseg'):
-        raise _refused(where, f'has default_scope={scope!r}, neither mmdet nor mmseg')
+    if scope not in ('mmdet', 'mmseg', 'mmpretrain'):
+        raise _refused(where, f'has default_scope={scope!r}, none of mmdet, mmseg and mmpretrain')
     if not isinstance(settings.get('model'), dict) or 'type' not in settings['model']:
         raise _refused(where, 'has no model')
     dataset = _test_set(settings)
     check_packages(Config(dict(default_scope=scope, model=settings['model'])), where)
     checker = _Checker(where)
+    if scope == 'mmpretrain':  # Mixup and CutMix
+        settings['model'] = _without_batch_augments(settings['model'])
     model = checker.clean(settings['model'], 'model', scope)
     pipeline = checker.clean(dataset.get('pipeline') or [], 'pipeline', scope)
     metainfo = dataset.get('metainfo')
@@ -89,6 +108,15 @@ def without_initial_weights(settings: Any) -> Any:
     if isinstance(settings, (list, tuple)):
         return type(settings)(map(without_initial_weights, settings))
     return settings
+
+
+def _without_batch_augments(model: dict) -> dict:
+    """Returns a classifier's settings without those of training."""
+    kept = {key: value for key, value in model.items() if key != 'train_cfg'}
+    preprocessor = kept.get('data_preprocessor')
+    if isinstance(preprocessor, dict):
+        kept['data_preprocessor'] = {key: value for key, value in preprocessor.items() if key != 'batch_augments'}
+    return kept
 
 
 def _test_set(settings: dict) -> dict:
@@ -161,7 +189,9 @@ class _Checker:
         found = self._registered(scope).get(key)
         if found is None:
             raise _refused(self.where, f'has {path}.type={name!r:.60}, which is not registered')
-        if getattr(found, '__module__', '').startswith(_REFUSED_MODULES):
+        module = getattr(found, '__module__', '')
+        is_refused = module.startswith('mmpretrain.') and not module.startswith(_MMPRETRAIN_MODULES)
+        if is_refused or module.startswith(_REFUSED_MODULES):
             raise _refused(self.where, f'has {path}.type={name!r:.60}, which could load files or run code')
         return f'{scope}.{key}' if rest and prefix in SCOPES else key
 

@@ -1,4 +1,4 @@
-"""Pictures of predictions, drawn by MMDetection's and MMSegmentation's visualizers."""
+"""Pictures of predictions, drawn by the visualizers of MMDetection, MMPretrain and MMSegmentation."""
 
 import warnings
 from pathlib import Path
@@ -24,10 +24,11 @@ class Drawer:
 
     Args:
         dataset_meta: Its `classes` and `palette`.
+        top_k: Classes of a classifier that are named.
     """
 
-    def __init__(self, dataset_meta: dict[str, Any]) -> None:
-        self.dataset_meta = dataset_meta
+    def __init__(self, dataset_meta: dict[str, Any], top_k: int = 5) -> None:
+        self.dataset_meta, self.top_k = dataset_meta, top_k
         self._visualizers: dict[str, Visualizer] = {}
 
     def draw(self, image: np.ndarray, prediction: Prediction, out: str | Path | None = None) -> np.ndarray:
@@ -53,7 +54,9 @@ class Drawer:
         state = np.random.get_state()
         np.random.seed(0)  # MMDetection draws the colours of masks at random; frames of a video should have the same
         try:
-            if prediction.label_map is not None:
+            if prediction.is_classification:
+                picture = self._write_classes(picture, prediction)
+            elif prediction.label_map is not None:
                 picture = self._draw_label_map(picture, _enlarge(prediction.label_map, scale))
             elif prediction.panoptic is not None and prediction.segments:
                 picture = self._draw_panoptic(picture, prediction, scale)
@@ -95,6 +98,19 @@ class Drawer:
 
         labels = torch.from_numpy(label_map.astype(np.int64))[None]
         return self._drawn('mmseg', picture, SegDataSample(pred_sem_seg=PixelData(data=labels)))
+
+    def _write_classes(self, picture: np.ndarray, prediction: Prediction) -> np.ndarray:
+        from mmpretrain.visualization import UniversalVisualizer
+
+        if 'mmpretrain' not in self._visualizers:
+            use_font_for(self.dataset_meta['classes'])
+            self._visualizers['mmpretrain'] = UniversalVisualizer(name=f'mmfocal {id(self)}')
+        lines = [f'{score:.2f}  {name}' for name, score in zip(prediction.names[: self.top_k], prediction.scores)]
+        visualizer, side = self._visualizers['mmpretrain'], max(picture.shape[:2])
+        visualizer.set_image(picture)
+        style = {**UniversalVisualizer.DEFAULT_TEXT_CFG, 'family': 'sans-serif', 'size': side / 40}
+        visualizer.ax_save.text(side / 80, side / 80, '\n'.join(lines), **style)
+        return visualizer.get_image()
 
     def _drawn(
         self, scope: str, picture: np.ndarray, sample: Any, lines_only: bool = False, **options: Any

@@ -20,9 +20,10 @@ from mmfocal.errors import CheckpointError, ConfigError
 from mmfocal.inference.checkpoint_config import only_registered, read_checkpoint_config, without_initial_weights
 from mmfocal.weights import load_checkpoint
 from mmfocal.weights.backbone import find_state_dict
+from mmfocal.weights.classifier import fit_classifier
 
 # Panoptic models have heads for their parts too, which predict fewer classes.
-_HEADS = 'panoptic_fusion_head', 'panoptic_head', 'decode_head', 'roi_head.bbox_head', 'bbox_head', 'mask_head'
+_HEADS = 'panoptic_fusion_head', 'panoptic_head', 'decode_head', 'roi_head.bbox_head', 'bbox_head', 'mask_head', 'head'
 
 
 def load_model(
@@ -55,7 +56,7 @@ def load_model(
     name = str(checkpoint)
     device = _check_device(device)
     content = load_checkpoint(name)
-    state_dict = find_state_dict(content, name)
+    find_state_dict(content, name)  # else it is no checkpoint
     meta = content.get('meta')
     meta = meta if isinstance(meta, dict) else {}
     import_modules_from_strings('mmfocal.registration')  # it stands above this package in the law of imports
@@ -64,6 +65,8 @@ def load_model(
     else:
         cfg = config if isinstance(config, Config) else read_config(config)
         model = _build(cfg, str(cfg.filename or 'config'))
+    fit_classifier(content, model, name)
+    state_dict = find_state_dict(content, name)
     check_compatible(model, state_dict, name)
     _check_finite(state_dict, name)
     _load_checkpoint_to_model(model, dict(state_dict=state_dict), logger='silent')

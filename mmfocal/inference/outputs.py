@@ -1,5 +1,7 @@
-"""Files with predictions: pictures, videos, COCO's JSON for boxes and masks, label maps, panoptic PNGs."""
+"""Files with predictions: pictures, videos, JSON of boxes and masks, label maps, panoptic PNGs, CSV of classes."""
 
+import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -23,11 +25,13 @@ class ResultWriter:
         folder: Where to write. Files of the same names are replaced.
         dataset_meta: The model's `classes` and `palette`.
         pictures: Whether to draw pictures and videos.
+        top_k: Classes of a classifier that are written, the most probable first.
     """
 
-    def __init__(self, folder: str | Path, dataset_meta: dict[str, Any], pictures: bool = True) -> None:
-        self.folder = Path(folder)
-        self._meta, self._drawer = dataset_meta, Drawer(dataset_meta) if pictures else None
+    def __init__(self, folder: str | Path, dataset_meta: dict[str, Any], pictures: bool = True, top_k: int = 5) -> None:
+        self.folder, self.top_k = Path(folder), top_k
+        self._meta, self._drawer = dataset_meta, Drawer(dataset_meta, top_k) if pictures else None
+        self._rows: list[list] = []
         self._images: list[dict] = []
         self._boxes: list[dict] | None = None
         self._segments: list[dict] = []
@@ -57,7 +61,9 @@ class ResultWriter:
             self._label_maps += 1
         elif prediction.panoptic is not None:
             self._add_panoptic(frame, prediction, image_id)
-        if prediction.label_map is None and (prediction.panoptic is None or len(prediction)):
+        if prediction.is_classification:
+            self._add_classes(frame, prediction, image_id)
+        elif prediction.label_map is None and (prediction.panoptic is None or len(prediction)):
             self._boxes = (self._boxes or []) + list(_coco_results(prediction, image_id))
         self._images.append(dict(id=image_id, file_name=frame.source, width=width, height=height))
 
@@ -94,11 +100,26 @@ class ResultWriter:
         if self._boxes is not None:
             self._write('predictions.json', self._boxes)
             written['predictions.json'] = len(self._boxes)
+        if self._rows:
+            table = io.StringIO()
+            ranks = range(1, len(self._rows[0]) // 2 + 1)
+            header = ['file', *(name for rank in ranks for name in (f'class_{rank}', f'score_{rank}'))]
+            csv.writer(table, lineterminator='\n').writerows([header, *self._rows])
+            write_atomically(self.folder / 'predictions.csv', table.getvalue())
+            written['predictions.csv'] = len(self._rows)
         self._write('images.json', dict(images=self._images, categories=categories, annotations=[]))
         return written
 
     def _write(self, name: str, content: Any) -> None:
         write_atomically(self.folder / name, json.dumps(content))
+
+    def _add_classes(self, frame: Frame, prediction: Prediction, image_id: int) -> None:
+        self._boxes, row = self._boxes or [], [frame.source]
+        for label, name, score in list(zip(prediction.labels, prediction.names, prediction.scores))[: self.top_k]:
+            score = round(float(score), 5)
+            self._boxes.append(dict(image_id=image_id, category_id=int(label) + 1, score=score))
+            row += [name, score]
+        self._rows.append(row)
 
     def _add_panoptic(self, frame: Frame, prediction: Prediction, image_id: int) -> None:
         ids = prediction.panoptic

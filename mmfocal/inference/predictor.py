@@ -21,7 +21,7 @@ from mmfocal.inference.results import Prediction, to_prediction
 
 
 class Predictor:
-    """Predicts with a checkpoint of a detector or a segmentor, of instances, semantics or panoptics.
+    """Predicts with a checkpoint of a classifier, a detector or a segmentor, of instances, semantics or panoptics.
 
     Args:
         checkpoint: A file or URL.
@@ -155,13 +155,17 @@ def build_pipeline(cfg: Config, name: str) -> Compose:
         ConfigError: If the pipeline does not start from an image file in 8-bit colours.
     """
     dataset = next(iterate_inner((cfg.get('test_dataloader') or {}).get('dataset') or {}), None) or {}
-    steps, loaders = [], []
+    steps: list[Any] = []
+    loaders = []
     for step in dataset.get('pipeline') or ():
         kind = getattr(step['type'], '__name__', str(step['type'])).rpartition('.')[2]
         if kind in ('LoadImageFromFile', 'LoadImageFromNDArray'):
             loaders.append(step)
             scope = cfg.get('default_scope') or 'mmdet'
-            steps.append(dict(type=f'{scope}.LoadImageFromNDArray', to_float32=step.get('to_float32', False)))
+            if scope == 'mmpretrain':  # it has no such transform
+                steps.append(_note_shape)
+            else:
+                steps.append(dict(type=f'{scope}.LoadImageFromNDArray', to_float32=step.get('to_float32', False)))
         elif not (kind.startswith('Load') and kind.endswith('Annotations')):
             steps.append(step)
     if len(loaders) != 1 or loaders[0].get('color_type', 'color') != 'color':
@@ -170,6 +174,12 @@ def build_pipeline(cfg: Config, name: str) -> Compose:
             'with such a test_dataloader'
         )
     return Compose(steps)
+
+
+def _note_shape(results: dict[str, Any]) -> dict[str, Any]:
+    """Adds what loading from a file notes."""
+    shape = results['img'].shape[:2]
+    return results | dict(img_shape=shape, ori_shape=shape)
 
 
 def _load(image: Any) -> np.ndarray:

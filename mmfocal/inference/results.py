@@ -38,12 +38,13 @@ class Prediction:
         size: Height and width of the image.
         classes: Names of all classes.
         boxes: (N, 4), float32, xyxy. No boxes if the model predicts label maps, or panoptic segments alone.
-        scores: (N,), float32, descending.
-        labels: (N,), int64, indices into `classes`.
+        scores: (N,), float32, descending. Of a classifier, those of all classes.
+        labels: (N,), int64, indices into `classes`. Of a classifier, all classes, the most probable first.
         masks: (N, H, W), bool, of models with masks, else None.
         label_map: (H, W), class indices, of semantic segmentation, else None.
         panoptic: (H, W), int32, ids of segments, 0 where there is none, of panoptic segmentation, else None.
         segments: The segments in `panoptic`.
+        is_classification: Whether scores and labels are of the whole image.
     """
 
     size: tuple[int, int]
@@ -55,10 +56,11 @@ class Prediction:
     label_map: np.ndarray | None = None
     panoptic: np.ndarray | None = None
     segments: tuple[Segment, ...] = ()
+    is_classification: bool = False
 
     @property
     def names(self) -> list[str]:
-        """Names of the boxes' classes."""
+        """Names of `labels`: of the boxes' classes, or of all classes, the most probable first."""
         return [self.classes[label] for label in self.labels]
 
     def __len__(self) -> int:
@@ -68,12 +70,15 @@ class Prediction:
         """Returns the boxes and masks, or else the panoptic segments, as `supervision.Detections`.
 
         Raises:
-            ConfigError: If the package supervision is not installed, or the model predicts label maps.
+            ConfigError: If the package supervision is not installed, or the model predicts label maps or classes of
+                images.
         """
         try:
             import supervision
         except ImportError as error:
             raise ConfigError('supervision: package not installed; pip install mmfocal[supervision]') from error
+        if self.is_classification:
+            raise ConfigError('to_supervision: a classifier has no detections; use names and scores')
         if self.label_map is not None:
             raise ConfigError('to_supervision: a label map has no detections; use label_map')
         if not len(self) and self.segments and self.panoptic is not None:
@@ -100,10 +105,10 @@ def mask_to_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def to_prediction(sample: Any, meta: dict[str, Any], score_thr: float) -> Prediction:
-    """Converts the output of MMDetection's or MMSegmentation's `test_step` for an image.
+    """Converts the output of MMDetection's, MMPretrain's or MMSegmentation's `test_step` for an image.
 
     Args:
-        sample: A `DetDataSample` or `SegDataSample`.
+        sample: A `DetDataSample`, `SegDataSample` or MMPretrain's `DataSample`.
         meta: The model's `dataset_meta`.
         score_thr: Lowest score of boxes that are kept.
     """
@@ -121,6 +126,10 @@ def to_prediction(sample: Any, meta: dict[str, Any], score_thr: float) -> Predic
         )
         if 'masks' in instances:
             found['masks'] = instances.masks[order].cpu().numpy().astype(bool).reshape(-1, *size)
+    if 'pred_score' in sample:
+        scores = sample.pred_score.cpu().numpy().astype(np.float32)
+        labels = np.argsort(-scores, kind='stable')
+        found = dict(scores=scores[labels], labels=labels, is_classification=True)
     if 'pred_panoptic_seg' in sample:
         ids = sample.pred_panoptic_seg.sem_seg[0].cpu().numpy()
         found['panoptic'], found['segments'] = _to_segments(ids, classes, meta)

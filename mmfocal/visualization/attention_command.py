@@ -2,7 +2,8 @@
 
 The keys of the token are drawn on the image at their own size: tokens of its window and of the ring around it, and the
 larger cells that were pooled. A second picture shows, for each block, how much of the attention goes to each kind of
-keys and how far. The checkpoint is a detector's, a segmentor's or a backbone's.
+keys and how far. The checkpoint is a detector's, a classifier's, a segmentor's or a backbone's. Of a classifier the
+image is the crop that the network gets.
 """
 
 import argparse
@@ -46,13 +47,14 @@ def main(args: argparse.Namespace) -> None:
     out = Path(args.out or f'work_dirs/attention/{Path(args.image).stem}.png')
     check_picture_name(out)
     pixels = read_image(args.image)
-    point = _parse_point(args.at, pixels.shape[1], pixels.shape[0])
     network = open_network(args.checkpoint, args.config, args.device)
     stages = check_focal(network.backbone).stages
     stage = check_index('stage', args.stage, len(stages), option='--')
     block = check_index('block', args.block, len(stages[stage].blocks), f'stage {stage}', '--')
     heads = _parse_heads(args.head, stages[stage].blocks[block].attn.num_heads)
     image = prepare_image(network, args.image, pixels)
+    pixels = image.pixels
+    point = _parse_point(args.at, pixels.shape[1], pixels.shape[0])
 
     chosen: list[AttentionMaps] = []
     masses: list[Mass] = []

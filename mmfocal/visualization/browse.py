@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
         cells = []
         for index in order[sheet * per_sheet : (sheet + 1) * per_sheet]:
             sample = dataset[int(index)]
-            cells.append((painter.draw(sample), _caption(sample, fit.size)))
+            cells.append((painter.draw(sample), _caption(sample, fit.size, painter.classes)))
         path = out / f'{args.split}_{sheet + 1:02}.jpg'
         save_figure(make_sheet(cells), path)
         print(f'{path}: {len(cells)} samples of {len(dataset)}')
@@ -106,14 +106,15 @@ class Painter:
     """
 
     def __init__(self, cfg: Any, metainfo: dict):
-        classes = tuple(map(str, metainfo.get('classes') or ()))
+        classes = self.classes = tuple(map(str, metainfo.get('classes') or ()))
         palette = list(metainfo.get('palette') or ())
         palette = palette if len(palette) >= len(classes) else make_palette(len(classes))
         use_font_for(classes)
         scope = cfg.get('default_scope') or 'mmdet'
         default = 'SegLocalVisualizer' if scope == 'mmseg' else 'DetLocalVisualizer'
         kind = (cfg.get('visualizer') or {}).get('type', default)
-        self.visualizer = VISUALIZERS.get(kind if '.' in kind else f'{scope}.{kind}')(alpha=0.6)
+        self.visualizer = VISUALIZERS.get(kind if '.' in kind else f'{scope}.{kind}')()
+        self.visualizer.alpha = 0.6
         self.visualizer.dataset_meta = dict(classes=classes, palette=[tuple(colour) for colour in palette])
 
     def draw(self, sample: dict) -> np.ndarray:
@@ -196,7 +197,7 @@ def make_sheet(cells: list[tuple[np.ndarray, str]]) -> Figure:
     return figure
 
 
-def _caption(sample: dict, size: tuple[int, int]) -> str:
+def _caption(sample: dict, size: tuple[int, int], classes: tuple[str, ...]) -> str:
     annotated = sample['data_samples']
     annotated = annotated[0] if isinstance(annotated, list) else annotated
     parts = [Path(annotated.metainfo.get('img_path') or '').name[-32:], f'{size[1]} × {size[0]}']
@@ -205,6 +206,8 @@ def _caption(sample: dict, size: tuple[int, int]) -> str:
         parts.append(f'{number} object{"s" * (number != 1)}')
         ignored = len(annotated.get('ignored_instances') or ())
         parts += [f'{ignored} ignored'] if ignored else []
+    if 'gt_label' in annotated:
+        parts += [classes[label] for label in annotated.gt_label.tolist()]
     return ', '.join(filter(None, parts)).replace('$', r'\$')
 
 

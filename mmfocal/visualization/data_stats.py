@@ -135,6 +135,11 @@ def collect(cfg: Config, split: str, number: int = 0) -> Statistics:
         _count_boxes(cfg, [info for _, info in infos], set(chosen), found)
     elif any(info.get('seg_map_path') for _, info in infos):
         _count_pixels((infos[i] for i in chosen), found)
+    elif any('gt_label' in info for _, info in infos):
+        raise ConfigError(
+            f'{cfg.filename}: data-stats counts boxes and pixels, and the {split} data set has one label per image; '
+            'mmfocal check-dataset lists classes without images'
+        )
     else:
         raise ConfigError(f'{cfg.filename}: the {split} data set has neither boxes nor label maps')
     return found

@@ -27,6 +27,7 @@ from mmfocal.visualization.network import (
     Network,
     PreparedImage,
     add_network_arguments,
+    is_classifier,
     open_network,
     prepare_image,
     read_image,
@@ -94,8 +95,8 @@ def main(args: argparse.Namespace) -> None:
 def feature_maps(network: Network, image: PreparedImage) -> dict[str, list[Tensor]]:
     """Returns the maps of the backbone and, if there is one, of the neck: (C, h, w), without padding."""
     parts = {'backbone': network.backbone}
-    if getattr(network.model, 'neck', None) is not None:
-        parts['neck'] = network.model.neck
+    if getattr(network.model, 'neck', None) is not None and not is_classifier(network.model):
+        parts['neck'] = network.model.neck  # a classifier's pools to one vector
     found: dict[str, list[Tensor]] = {}
     hooks = [
         part.register_forward_hook(lambda _, inputs, outputs, name=name: found.update({name: list(outputs)}))
@@ -154,7 +155,7 @@ class ScoreOf(nn.Module):
         attached: Whether the head's `detach` is without effect.
 
     Args:
-        model: A detector of MMDetection or a segmentor of MMSegmentation.
+        model: A detector of MMDetection, a classifier of MMPretrain or a segmentor of MMSegmentation.
         image: The image.
         layer: The part whose maps the score is attributed to.
     """
@@ -182,8 +183,11 @@ class ScoreOf(nn.Module):
         return self.model.encode_decode(inputs, [self.image.sample.metainfo])[0, :, :height, :width]
 
     def forward(self, inputs: Tensor, index: int) -> Tensor:
-        """Returns the score of a detection, or the mean logit of a class over the pixels that are predicted as it."""
-        if hasattr(self.model, 'decode_head'):
+        """Returns the score of a detection, the logit of an image's class, or the mean logit of a class of pixels over
+        those that are predicted as it."""
+        if is_classifier(self.model):
+            score = self.model(inputs)[0, index]
+        elif hasattr(self.model, 'decode_head'):
             logits = self.logits(inputs)
             score = logits[index][logits.argmax(0) == index].mean()
         else:
@@ -201,9 +205,10 @@ def activation_maps(network: Network, image: PreparedImage, number: int, label: 
     backbone without one, are resized to the input and added up.
 
     Args:
-        network: A detector or segmentor.
+        network: A detector, classifier or segmentor.
         image: The image.
-        number: Most maps to compute: of the best detections, or the largest classes of a segmentor.
+        number: Most maps to compute: of the best detections, the most probable classes of a classifier, or the largest
+            classes of a segmentor.
         label: Of this class only. Defaults to all.
     """
     if not number:
@@ -211,11 +216,17 @@ def activation_maps(network: Network, image: PreparedImage, number: int, label: 
     from captum.attr import LayerAttribution, LayerGradientXActivation
 
     model = network.model
-    layer = model.neck if getattr(model, 'neck', None) is not None else model.backbone
+    has_maps = getattr(model, 'neck', None) is not None and not is_classifier(model)
+    layer = model.neck if has_maps else model.backbone
     score_of = ScoreOf(model, image, layer)
     classes = model.dataset_meta['classes']
     chosen: list[tuple[int, str, list[float] | None]] = []
-    if hasattr(model, 'decode_head'):
+    if is_classifier(model):
+        probabilities = model(image.inputs)[0].detach().softmax(0)
+        for index in probabilities.argsort(descending=True, stable=True).tolist():
+            if label in (None, index):
+                chosen.append((index, f'{classes[index]} {float(probabilities[index]):.2f}', None))
+    elif hasattr(model, 'decode_head'):
         predicted = score_of.logits(image.inputs).argmax(0)
         counts = predicted.flatten().bincount(minlength=len(classes))
         for index in counts.argsort(descending=True, stable=True).tolist():

@@ -27,10 +27,10 @@ SHORT_SIDE = 224  # of an image for a bare backbone: what classifiers are traine
 
 @dataclass
 class Network:
-    """A detector, segmentor or bare backbone in evaluation mode.
+    """A detector, classifier, segmentor or bare backbone in evaluation mode.
 
     Args:
-        model: The detector or segmentor; None for a bare backbone.
+        model: The detector, classifier or segmentor; None for a bare backbone.
         backbone: The backbone.
         cfg: The config; None for a bare backbone without one.
         device: Where they are.
@@ -47,7 +47,7 @@ class PreparedImage:
     """An image, and what the network gets of it.
 
     Args:
-        pixels: The image in RGB, (H, W, 3), uint8, in its own size.
+        pixels: The image in RGB, (H, W, 3), uint8, in its own size; of a classifier, the crop that it gets.
         inputs: (1, C, H', W'), resized, normalised and padded.
         size: Height and width of the image within `inputs`.
         sample: OpenMMLab's data sample; None for a bare backbone without a config.
@@ -61,9 +61,7 @@ class PreparedImage:
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the checkpoint, the image and what they need."""
-    parser.add_argument(
-        'checkpoint', help="checkpoint of a detector, of a segmentor or of a backbone, e.g. a classifier's"
-    )
+    parser.add_argument('checkpoint', help='checkpoint of a detector, classifier, segmentor or backbone')
     parser.add_argument('image', help='image file')
     parser.add_argument(
         '--config', help='config: a file, or a name; default: what the checkpoint holds, or its tensors tell'
@@ -116,6 +114,11 @@ def open_network(checkpoint: str, config: str | None = None, device: str | None 
         )
     load_backbone_weights(backbone, checkpoint)
     return Network(None, backbone.to(used).eval(), cfg, used)
+
+
+def is_classifier(model: nn.Module) -> bool:
+    """Returns whether a model is MMPretrain's classifier of whole images."""
+    return hasattr(model, 'head') and not hasattr(model, 'bbox_head')
 
 
 def check_device(device: str | None) -> torch.device:
@@ -176,6 +179,8 @@ def prepare_image(network: Network, path: str, pixels: np.ndarray) -> PreparedIm
     preprocessor = getattr(network.model, 'data_preprocessor', None)
     if preprocessor is None:
         preprocessor = MODELS.build(cfg.model.data_preprocessor).to(network.device)
+    if cfg.get('default_scope') == 'mmpretrain':
+        pixels = np.ascontiguousarray(data['inputs'].permute(1, 2, 0).numpy()[..., ::-1])
     batch = preprocessor(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]), False)
     sample = batch['data_samples'][0]
     return PreparedImage(pixels, batch['inputs'], tuple(sample.img_shape[:2]), sample)

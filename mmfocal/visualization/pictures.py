@@ -12,14 +12,16 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmfocal.datasets.wrappers import iterate_inner
+from mmfocal.datasets.zip_backend import PREFIX, parse_uri
 from mmfocal.visualization.fonts import use_font_for
 
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')  # that OpenCV writes
+LEGIBLE = 320  # px; smaller images of classifiers are enlarged, or their texts would cover them
 
 
 @HOOKS.register_module()
 class PicturesHook(Hook):
-    """Draws ground truth and predictions of detectors and segmentors.
+    """Draws ground truth and predictions of detectors, classifiers and segmentors.
 
     In testing each image has a picture of its own in `test_out_dir`, at its place relative to the folder of all
     images, so that `batch_1/000.jpg` and `batch_2/000.jpg` have two. Without `test_out_dir`, and in validation,
@@ -90,6 +92,12 @@ class PicturesHook(Hook):
     def _draw(self, runner: Runner, sample: Any, name: str, step: int, out_file: str | None = None) -> None:
         content = get(sample.img_path, backend_args=self.backend_args)
         image = mmcv.imfrombytes(content, channel_order='rgb')
+        if hasattr(runner.visualizer, 'visualize_cls'):  # MMPretrain's
+            runner.visualizer.visualize_cls(
+                image, sample, rescale_factor=max(1.0, LEGIBLE / max(image.shape[:2])), name=name, step=step,
+                show=self.show, wait_time=self.wait_time, out_file=out_file, text_cfg=dict(family='sans-serif'),
+            )  # fmt: skip
+            return
         draw = runner.visualizer.add_datasample
         options = dict(pred_score_thr=self.score_thr) if 'pred_score_thr' in inspect.signature(draw).parameters else {}
         draw(
@@ -116,5 +124,8 @@ def find_image_root(datasets: Iterable[Any]) -> str:
 
 def relative_name(path: str, root: str) -> str:
     """Returns an image's path relative to a folder, or its last part if it does not lie in the folder."""
+    if path.startswith(PREFIX):
+        member = parse_uri(path)
+        path = f'{osp.splitext(member.archive)[0]}/{member.name}'
     path = osp.abspath(path)
     return osp.relpath(path, root) if root and path.startswith(osp.join(root, '')) else osp.basename(path)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,12 +35,14 @@ class BackboneWeights:
         ignored: Names of the file that are not the backbone's.
         kind: What the file was, for messages.
         origin: 'mmfocal', 'focal' (the released code) or 'swin'.
+        head: `weight` and `bias` of a classifier's head; empty if the file has none.
     """
 
     state_dict: dict[str, Tensor]
     ignored: list[str]
     kind: str
     origin: str
+    head: dict[str, Tensor] = field(default_factory=dict)
 
 
 def load_backbone_weights(
@@ -116,6 +118,7 @@ def backbone_weights(checkpoint: Any, path: str) -> BackboneWeights:
     for name, value in state_dict.items():
         if value.layout == torch.strided and value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise CheckpointError(f'{path}: {name} claims more values than the file holds; use another file')
+    head = _find_head(state_dict)
     ignored: list[str] = []
     for prefix, key in (('backbone.', OUR_KEY), ('backbone.', FIRST_TABLE), ('encoder.', FIRST_TABLE)):
         if prefix + key in state_dict:
@@ -124,7 +127,7 @@ def backbone_weights(checkpoint: Any, path: str) -> BackboneWeights:
                 name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)
             }
     if OUR_KEY in state_dict:
-        return BackboneWeights(state_dict, ignored, 'an mmfocal checkpoint', 'mmfocal')
+        return BackboneWeights(state_dict, ignored, 'an mmfocal checkpoint', 'mmfocal', head)
     swin = _without_prefix(join_query_key_value(state_dict), 'backbone.')
     scheme = find_scheme(swin)
     try:
@@ -135,6 +138,7 @@ def backbone_weights(checkpoint: Any, path: str) -> BackboneWeights:
             paddle = is_paddle_layout(state_dict)
             if paddle:
                 state_dict = convert_paddle_layout(state_dict)
+                head = _find_head(state_dict)
             tables = sum(name.endswith('_to_neighbors') for name in state_dict)
             converted, left_out = convert_released(state_dict)
             return BackboneWeights(
@@ -143,6 +147,7 @@ def backbone_weights(checkpoint: Any, path: str) -> BackboneWeights:
                 f'a released Focal checkpoint{" in Paddle’s layout" if paddle else ""} '
                 f'({tables} neighbour tables merged to one column a token)',
                 'focal',
+                head,
             )
     except ValueError as error:
         raise CheckpointError(f'{path}: {error}') from None
@@ -150,6 +155,16 @@ def backbone_weights(checkpoint: Any, path: str) -> BackboneWeights:
         f'{path}: it holds no Focal or Swin Transformer (its first name is {next(iter(state_dict), "none")}); '
         'use weights of one of these'
     )
+
+
+def _find_head(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the parameters of a classifier's linear head, of the released names or of MMPretrain's."""
+    for prefix in ('head.', 'head.fc.'):
+        head = {name: state_dict.get(prefix + name) for name in ('weight', 'bias')}
+        found = {name: value for name, value in head.items() if value is not None}
+        if len(found) == len(head) and found['weight'].dim() == 2:
+            return found
+    return {}
 
 
 def find_state_dict(checkpoint: Any, path: str) -> dict[str, Tensor]:

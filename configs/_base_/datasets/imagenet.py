@@ -1,5 +1,6 @@
 # ImageNet-1K at 224 pixels with the augmentation of Swin and of the released Focal code (timm's, as MMPretrain has it).
-# Folder: environment variable IMAGENET_ROOT, default data/imagenet/, with train/ and val/, each a folder per class.
+# Folder: environment variable IMAGENET_ROOT, default data/imagenet/, with train/ and val/, each a folder per class, or
+# with train.zip, train_map.txt, val.zip and val_map.txt.
 data_root = '{{$IMAGENET_ROOT:data/imagenet/}}'
 num_classes = 1000
 image_size = 224
@@ -40,14 +41,14 @@ train_dataloader = dict(
     num_workers=8,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='ImageNet', data_root=data_root, split='train', pipeline=train_pipeline),
+    dataset=dict(type='CheckedImageNet', data_root=data_root, split='train', pipeline=train_pipeline),
 )
 val_dataloader = dict(
     batch_size=128,
     num_workers=8,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='ImageNet', data_root=data_root, split='val', pipeline=test_pipeline),
+    dataset=dict(type='CheckedImageNet', data_root=data_root, split='val', pipeline=test_pipeline),
 )
 test_dataloader = val_dataloader
 

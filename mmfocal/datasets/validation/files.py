@@ -19,6 +19,7 @@ ROOTS = dict(
     ADE20K_ROOT='data/ade/ADEChallengeData2016/',
     CITYSCAPES_ROOT='data/cityscapes/',
     COCO_ROOT='data/coco/',
+    IMAGENET_ROOT='data/imagenet/',
     SHAPES_ROOT='data/shapes/',
 )
 

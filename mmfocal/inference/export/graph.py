@@ -55,7 +55,7 @@ def build_graph(
     """Builds what is exported of a model, on a copy of it.
 
     Args:
-        model: A detector or segmentor of MMDetection or MMSegmentation.
+        model: A detector of MMDetection, a classifier of MMPretrain or a segmentor of MMSegmentation.
         part: 'model', or 'backbone' for its feature maps.
         with_nms: Whether a detector ends with non-maximum suppression.
         label_map: Whether a segmentor ends with the class of each pixel instead of logits.
@@ -102,6 +102,8 @@ def _core(
         check_dense_head(model, with_nms)
         names = ('boxes', 'scores', 'labels') if with_nms else ('boxes', 'scores')
         return DenseDetector(model, dtype, with_nms), names
+    if hasattr(model, 'head') and hasattr(model.head, 'num_classes'):
+        return Classifier(model.to(dtype), dtype), ('logits',)
     raise ConfigError(f'{type(model).__name__} cannot be exported as a whole; use --part backbone')
 
 
@@ -116,6 +118,19 @@ class Backbone(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Returns the maps in float32."""
         return tuple(x.float() for x in self.backbone(image.to(self.dtype)))
+
+
+class Classifier(nn.Module):
+    """Logits (B, classes)."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype):
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+
+    def forward(self, image: Tensor) -> tuple[Tensor]:
+        """Returns one tensor, in float32."""
+        return (self.model(image.to(self.dtype)).float(),)
 
 
 class Segmentor(nn.Module):

@@ -20,7 +20,7 @@ def read_preprocessing(model: nn.Module, cfg: Config) -> dict[str, Any]:
     """
     preprocessor = model.data_preprocessor
     channels = getattr(getattr(model, 'backbone', None), 'in_channels', 3)
-    swaps = getattr(preprocessor, '_swaps', None)
+    swaps = getattr(preprocessor, '_swaps', None) or getattr(preprocessor, 'to_rgb', None)
     swaps = getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'channel_conversion', False)) or swaps
     found: dict[str, Any] = dict(mean=[0.0] * channels, std=[1.0] * channels, to_rgb=bool(swaps))
     for name in ('mean', 'std'):
@@ -40,23 +40,32 @@ def read_preprocessing(model: nn.Module, cfg: Config) -> dict[str, Any]:
 
 def find_resize(cfg: Config) -> dict[str, Any] | None:
     """Returns the test pipeline's `Resize`, or None."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    pipeline = dataset.get('pipeline') or cfg.get('test_pipeline') or []
     return next(
         (
             step
-            for step in pipeline
+            for step in _test_pipeline(cfg)
             if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list))
         ),
         None,
     )
 
 
+def find_crop(cfg: Config) -> int | None:
+    """Returns the side of the test pipeline's `CenterCrop`, as classifiers have it, or None."""
+    sizes = [step.get('crop_size') for step in _test_pipeline(cfg) if str(step.get('type')).endswith('CenterCrop')]
+    return sizes[0] if sizes and isinstance(sizes[0], int) else None
+
+
+def _test_pipeline(cfg: Config) -> list[dict]:
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset.get('pipeline') or cfg.get('test_pipeline') or []
+
+
 def default_size(model: nn.Module, cfg: Config) -> tuple[int, int]:
-    """Returns height and width to export for: a segmentor's crop, else the test pipeline's scale, rounded up to whole
-    strides.
+    """Returns height and width to export for: a segmentor's or a classifier's crop, else the test pipeline's scale,
+    rounded up to whole strides.
 
     Raises:
         ConfigError: If the config says neither.
@@ -65,6 +74,8 @@ def default_size(model: nn.Module, cfg: Config) -> tuple[int, int]:
     crop = test_cfg.get('crop_size') or getattr(model.data_preprocessor, 'size', None)
     if hasattr(model, 'decode_head') and crop:
         height, width = crop
+    elif crop := find_crop(cfg):
+        height = width = crop
     else:
         resize = find_resize(cfg)
         if resize is None:

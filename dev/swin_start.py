@@ -62,8 +62,8 @@ class Images:
     """A folder per class, in memory.
 
     Args:
-        folder: Of CIFAR-10 in ImageNet's layout, with `train` and `test`.
-        split: 'train' or 'test'.
+        folder: Of CIFAR-10 in ImageNet's layout, with `train` and `test`, or of other images of one size.
+        split: 'train' or 'test', or the name of another folder.
         classes: Indices of the classes in the order of their names; labels start from 0.
         size: Side to which images are enlarged, in pixels.
         limit: The most images per class.
@@ -71,9 +71,9 @@ class Images:
 
     def __init__(self, folder: Path, split: str, classes: range, size: int, limit: int | None):
         names = sorted(path.name for path in (folder / split).glob('*') if path.is_dir())
-        if len(names) < 10:
+        if len(names) < classes.stop:
             raise MissingFileError(
-                f'{folder / split}: there are not ten folders of classes; name the folder of CIFAR-10'
+                f'{folder / split}: {len(names)} folders of classes instead of {classes.stop}; name another folder'
             )
         images, labels = [], []
         for label, index in enumerate(classes):
@@ -89,7 +89,8 @@ class Images:
         if augment:
             images = torch.where(torch.rand(len(images), 1, 1, 1) < 0.5, images.flip(3), images)
             top, left = torch.randint(0, 9, (2,)).tolist()
-            images = F.pad(images, (4, 4, 4, 4))[:, :, top : top + 32, left : left + 32]
+            height, width = images.shape[2:]
+            images = F.pad(images, (4, 4, 4, 4))[:, :, top : top + height, left : left + width]
         return F.interpolate(images, (self.size, self.size), mode='bilinear'), self.labels[index]
 
     def batches(self, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -97,13 +98,13 @@ class Images:
             yield self.batch(index)
 
 
-def fit(model: nn.Module, data: Images, steps: int, lr: float = 1e-3) -> None:
+def fit(model: nn.Module, data: Images, steps: int, lr: float = 1e-3, batch: int = BATCH) -> None:
     """Trains with AdamW, a tenth of the steps as warm-up, then a cosine."""
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps, pct_start=0.1, cycle_momentum=False)
     model.train()
     for _ in range(steps):
-        images, labels = data.batch(torch.randint(len(data.labels), (BATCH,)), augment=True)
+        images, labels = data.batch(torch.randint(len(data.labels), (batch,)), augment=True)
         loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()

@@ -5,6 +5,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmfocal.models.linear import linear
 from mmfocal.ops.focal_attention import Layout, focal_attention_qkvpacked, relative_index
 
 
@@ -66,9 +67,9 @@ class FocalAttention(nn.Module):
         ):
             if weight is not None:
                 nn.init.trunc_normal_(weight, std=0.02)
-        for linear in (self.qkv, self.proj):
-            if linear.bias is not None:
-                nn.init.zeros_(linear.bias)
+        for layer in (self.qkv, self.proj):
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         if released:
             nn.init.zeros_(self.window_bias_table)
             for pool in self.pool_layers:
@@ -90,7 +91,7 @@ class FocalAttention(nn.Module):
         x = x.flatten(3)
         if layout.shifted:
             x = x.roll((self.shift, self.shift), (1, 2))
-        return self.proj_drop(self.proj(x[:, :h, :w]))
+        return self.proj_drop(linear(self.proj, x[:, :h, :w]))
 
     def project(self, x: Tensor) -> tuple[Tensor, list[Tensor], Layout]:
         """Computes what the operator takes: pads the map to whole windows, shifts it, pools and projects it.
@@ -111,10 +112,10 @@ class FocalAttention(nn.Module):
         if shift:
             x = x.roll((-shift, -shift), (1, 2))
 
-        qkv = self.qkv(x).reshape(x.shape[0], height, width, 3, heads, dim // heads)
+        qkv = linear(self.qkv, x).reshape(x.shape[0], height, width, 3, heads, dim // heads)
         pooled_kv = []
         for level in range(self.layout.pooled_levels):
-            pooled = self.qkv(self._pool(x, level)).unflatten(-1, (3, heads, dim // heads))
+            pooled = linear(self.qkv, self._pool(x, level)).unflatten(-1, (3, heads, dim // heads))
             pooled_kv.append(pooled[:, :, :, 1:])
         return qkv, pooled_kv, self.shifted_layout if shift else self.layout
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import os.path as osp
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from mmfocal.datasets.validation.issues import Issue, quote_some
@@ -188,16 +188,12 @@ def find_repeated_images(folder: str, samples: Sequence[Sample]) -> list[Issue]:
         folder: Folder of the split.
         samples: Its images.
     """
-    by_name: defaultdict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        by_name[osp.basename(sample.path)].append(sample)
-    repeated = []
-    for same in by_name.values():
-        for index, sample in enumerate(same):
-            for other in same[:index]:
-                if other.label != sample.label and _equal(*(osp.join(folder, one.path) for one in (other, sample))):
-                    repeated.append((sample.path, other.path))
-                    break
+    groups: list[list[Sample]] = [list(samples)]
+    for key in (osp.basename, lambda path: _size(osp.join(folder, path)), lambda path: _digest(osp.join(folder, path))):
+        groups = [same for group in groups for same in _split(group, key)]
+    repeated = [
+        (sample.path, first.path) for first, *others in groups for sample in others if sample.label != first.label
+    ]
     if not repeated:
         return []
     one, other = repeated[0]
@@ -305,13 +301,30 @@ def _files(folder: str) -> list[str]:
         return sorted(entry.name for entry in entries if not entry.name.startswith('.') and entry.is_file())
 
 
+def _split(samples: Sequence[Sample], key: Callable[[str], Hashable]) -> list[list[Sample]]:
+    """Returns the samples whose paths share a key, which is not None, in groups of at least two."""
+    groups: defaultdict[Hashable, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[key(sample.path)].append(sample)
+    groups.pop(None, None)
+    return [same for same in groups.values() if len(same) > 1]
+
+
 def _equal(one: str, other: str) -> bool:
+    return _size(one) == _size(other) is not None and _digest(one) == _digest(other) is not None
+
+
+def _size(path: str) -> int | None:
+    """Returns the size in bytes; None for an empty file and for one that cannot be read, which loading reports."""
     try:
-        return osp.getsize(one) == osp.getsize(other) > 0 and _digest(one) == _digest(other)
-    except OSError:  # which loading reports
-        return False
+        return osp.getsize(path) or None
+    except OSError:
+        return None
 
 
-def _digest(path: str) -> bytes:
-    with open(path, 'rb') as file:
-        return hashlib.sha1(file.read()).digest()
+def _digest(path: str) -> bytes | None:
+    try:
+        with open(path, 'rb') as file:
+            return hashlib.sha1(file.read()).digest()
+    except OSError:
+        return None

@@ -246,12 +246,19 @@ def _pad_regions(pair: Tensor, layout: Layout, level: int) -> Tensor:
     """Pads maps (2, B, h, w, heads, head_dim) as far as regions reach, with zeros or the opposite edge."""
     stride, before, side = _region_of(layout, level)
     after = side - stride - before
-    x = F.pad(pair, (0, 0, 0, 0, before, after, before, after))
-    if level == 0 and before and layout.border == 'wrap':
-        for dim in (2, 3):
-            length = pair.shape[dim]
-            x.narrow(dim, 0, before).copy_(x.narrow(dim, length, before))
-            x.narrow(dim, length + before, before).copy_(x.narrow(dim, before, before))
+    _, batch, height, width, heads, head_dim = pair.shape
+    x = pair.new_empty(2, batch, height + before + after, width + before + after, heads, head_dim)
+    x[:, :, before : before + height, before : before + width] = pair
+    wraps = level == 0 and layout.border == 'wrap'
+    inside = x[:, :, before : before + height]  # columns of the map's rows, then whole rows
+    for dim, target, length in ((3, inside, width), (2, x, height)):
+        first, last = target.narrow(dim, 0, before), target.narrow(dim, before + length, after)
+        if wraps:  # there `after` is `before`
+            first.copy_(target.narrow(dim, length, before))
+            last.copy_(target.narrow(dim, before, before))
+        else:
+            first.zero_()
+            last.zero_()
     return x
 
 

@@ -19,7 +19,7 @@ if find_spec('mmcv'):
     from mmfocal.visualization import pictures  # noqa: F401
 if find_spec('mmdet'):
     from mmfocal.datasets import coco, coco_metric, coco_panoptic  # noqa: F401
-    from mmfocal.models import reppoints_v2, sparse_rcnn, swin_variant  # noqa: F401
+    from mmfocal.models import pvt, reppoints_v2, sparse_rcnn, swin_variant  # noqa: F401
     from mmfocal.models.data_preprocessors import detection  # noqa: F401
 if find_spec('mmpretrain'):
     from mmfocal.datasets import classification  # noqa: F401

@@ -1,4 +1,5 @@
+from mmfocal.models.cvt import CvT
 from mmfocal.models.focal_transformer import FocalTransformer
 from mmfocal.models.vision_longformer import VisionLongformer
 
-__all__ = ['FocalTransformer', 'VisionLongformer']
+__all__ = ['CvT', 'FocalTransformer', 'VisionLongformer']

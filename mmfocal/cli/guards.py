@@ -28,7 +28,7 @@ HOOKS = {
 
 
 def add_guards(cfg: Config) -> None:
-    """Adds to a config of MMDetection, MMPretrain or MMSegmentation what mmfocal's configs have, and prints what it changes.
+    """Adds to a config of another OpenMMLab library what mmfocal's configs have, and prints what it changes.
 
     Checkpoints are written atomically, training stops at NaN, and data sets are validated if they are of a type that
     mmfocal can validate. Configs that import `mmfocal.registration` are left as they are.

@@ -54,6 +54,7 @@ def test_all_rows_have_a_config():
     ]
     assert [name for name in names if not (FOLDER / f'{name}.py').is_file()] == []
     assert len(ROWS) == 2 * 2 * 16 + 4 * 3  # Tables 3 and 4, Table 5
+    assert [row['config'] for row in paper_rows() if not (FOLDER / f'{row["config"]}.py').is_file()] == []
 
 
 @pytest.mark.parametrize('name', [*ROWS, *BEYOND])

@@ -120,6 +120,44 @@ def test_other_runs_are_not_compared_with_the_paper(tmp_path, made, why):
     assert '63.2' not in table.split('Training curves')[0] and '63.2' in others and why in others
 
 
+def test_classifiers_and_ablations(tmp_path):
+    """A run belongs to the table that `run` was asked for, or else to the first with its config."""
+    log = LOG.replace('[36][625/625]', '[300][49/49]')
+    work_dir = write(tmp_path, 'focal_tiny_300e_imagenet', 0, epochs=300, log=log)
+    scalars = work_dir / DATE / 'vis_data/scalars.json'
+    *training, _ = scalars.read_text().splitlines()
+    metrics = {'accuracy/top1': 82.34, 'accuracy/top5': 96.0, 'time': 0.1, 'step': 300}
+    scalars.write_text('\n'.join([*training, json.dumps(metrics)]) + '\n')
+    report = make_report(str(tmp_path), CONFIGS)
+    assert [part['table'] for part in report['tables']] == ['2'] and not report['others']
+    row = row_of(report, 'focal_tiny_300e_imagenet')
+    assert (row['ours']['top1'], row['paper']['top1'], row['status']) == (82.34, 82.2, '')
+    assert '| Classifier | Focal-Tiny | 28.8 | 29.1 | −0.9 % | 4.9 | 4.9 | +0.8 % | 82.3 | 82.2 | +0.1 |' in (
+        render_markdown(report)
+    )
+    assert row_of(report, 'cvt_13_300e_imagenet')['status'] == 'missing'
+
+    write(tmp_path, 'mask_rcnn_focal_tiny_shift_1x', 44.0, epochs=12)
+    report = make_report(str(tmp_path), CONFIGS)
+    assert [part['table'] for part in report['tables']] == ['2', '9']
+    (work_dir / 'benchmark.json').write_text(json.dumps(dict(config='focal_tiny_300e_imagenet', table=9)))
+    report = make_report(str(tmp_path), CONFIGS)
+    assert [part['table'] for part in report['tables']] == ['9'] and not report['others']
+    assert row_of(report, 'mask_rcnn_focal_tiny_shift_1x')['ours']['box_ap'] == pytest.approx(44.0)
+    text = render_markdown(report)
+    assert '| Classifier | Focal-Tiny, without shift | 28.8 | – | – | 4.9 | – | – | 82.3 | 82.2 | +0.1 |' in text
+    assert '| Mask R-CNN | Focal-Tiny, with shift | 48.6 | – | – | 276 | – | – | 44.0 | 44.9 | −0.9 |' in text
+    assert 'colspan="3" scope="colgroup">top-1</th>' in render_html(report)
+
+
+@pytest.mark.parametrize(
+    'backbone, family',
+    [('DeiT-Small/16', 'ViT'), ('ViT-Base/16', 'ViT'), ('CvT-13', 'CvT'), ('Swin-Tiny, window 7', 'Swin')],
+)
+def test_families(backbone, family):
+    assert plots.family(backbone) == family
+
+
 def test_shapes_have_their_own_table_without_the_papers_figures(tmp_path):
     write(tmp_path, 'atss_focal_nano_shapes', 61.0, epochs=3)
     write(tmp_path, 'atss_r_nano_shapes', 55.0, epochs=2)
@@ -149,6 +187,10 @@ def test_shapes_have_their_own_table_without_the_papers_figures(tmp_path):
             [16, 16],
         ),
         ('5', [['box_ap', 'box_ap50', 'box_ap75']], [12]),
+        ('2', [['top1']], [20]),
+        ('8', [['top1'], ['box_ap', 'mask_ap']], [4, 4]),
+        ('9', [['top1'], ['box_ap', 'mask_ap']], [4, 4]),
+        ('10', [['top1'], ['box_ap', 'mask_ap']], [6, 6]),
         ('ADE20K', [['miou', 'miou_ms']], [4]),
     ],
 )

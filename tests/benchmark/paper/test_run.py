@@ -201,7 +201,9 @@ def test_arguments_that_do_not_fit(project, args, error):
         run.main(arguments(project, *args))
 
 
-@pytest.mark.parametrize('table, count', [('3', 8), ('4', 8), ('5', 12), ('ADE20K', 1)])
+@pytest.mark.parametrize(
+    'table, count', [('3', 8), ('4', 8), ('5', 12), ('ADE20K', 1), *((table, 0) for table in ('2', '8', '9', '10'))]
+)
 def test_every_table_has_its_configs(table, count):
     args = argparse.Namespace(
         table=table,
@@ -213,7 +215,8 @@ def test_every_table_has_its_configs(table, count):
         partition=None,
         configs=ROOT / 'configs',
     )
-    assert len(run.select(args)) == count
+    if count:
+        assert len(run.select(args)) == count
     cells = run.select(argparse.Namespace(**{**vars(args), 'shapes': False, 'gpus': None}))
     assert [cell['config'] for cell in cells] == [row['config'] for row in table_rows(table)]
 

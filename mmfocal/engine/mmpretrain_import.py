@@ -19,7 +19,7 @@ def prepare_mmpretrain() -> bool:
     Returns:
         Whether the multimodal models were left out here.
     """
-    if 'mmpretrain' in sys.modules or not find_spec('importlib_metadata') or not _is_too_new():
+    if 'mmpretrain' in sys.modules or not find_spec('importlib_metadata') or not _is_unfit():
         return False
     import importlib_metadata  # where MMPretrain looks
 
@@ -38,8 +38,9 @@ def prepare_mmpretrain() -> bool:
     return True
 
 
-def _is_too_new() -> bool:
+def _is_unfit() -> bool:
+    """Returns whether transformers is too new, or is there without regex, which it needs."""
     try:
-        return digit_version(version('transformers')) >= digit_version(TOO_NEW)
+        return digit_version(version('transformers')) >= digit_version(TOO_NEW) or find_spec('regex') is None
     except PackageNotFoundError:
         return False

@@ -4,11 +4,12 @@
     python dev/small_scale.py plot results.json small_scale.png
     python dev/small_scale.py pretrain atss_focal_nano_shapes data/cifar10 backbone.pth
 
-`train` goes on from an unfinished FILE.json, run by run, and prints a Markdown table. Windows have 2×2 tokens, so that
+`train` resumes an unfinished FILE.json run by run and prints a Markdown table. Windows have 2×2 tokens, so that
 64 pixels have as many windows in each stage as the paper's 224 pixels have with 7×7 tokens.
 """
 
 import argparse
+import io
 import json
 import statistics
 import time
@@ -188,22 +189,31 @@ def plot(args: argparse.Namespace) -> None:
     if not path.is_file():
         raise MissingFileError(f'{path}: no such file; `train` writes it')
     groups = group(json.loads(path.read_text())['runs'])
-    widths = [len(panel) for panel in PANELS.values()]
+    panels = {title: panel for title, panel in PANELS.items() if set(panel) <= set(groups)}
+    if not panels:
+        raise UserError(f'{path}: no comparison is complete; resume `train`')
     figure, axes = plt.subplots(
-        1, len(PANELS), figsize=(12, 3.2), sharey=True, width_ratios=widths, layout='constrained'
+        1,
+        len(panels),
+        figsize=(1 + 0.7 * sum(map(len, panels.values())), 3.2),
+        sharey=True,
+        squeeze=False,
+        width_ratios=[len(panel) for panel in panels.values()],
+        layout='constrained',
     )
-    for axis, (title, panel) in zip(axes, PANELS.items()):
-        labels = [label for name, label in panel.items() if name in groups]
-        for x, name in enumerate(name for name in panel if name in groups):
+    for axis, (title, panel) in zip(axes[0], panels.items()):
+        for x, name in enumerate(panel):
             values = [run['accuracy'] for run in groups[name]]
             axis.plot([x] * len(values), values, 'o', color='C0', alpha=0.6, markersize=5)
             axis.plot([x - 0.3, x + 0.3], [statistics.mean(values)] * 2, color='C0')
-        axis.set_xticks(range(len(labels)), labels, fontsize=8)
-        axis.set_xlim(-0.6, len(labels) - 0.4)
+        axis.set_xticks(range(len(panel)), panel.values(), fontsize=8)
+        axis.set_xlim(-0.6, len(panel) - 0.4)
         axis.set_title(title, fontsize=9)
         axis.grid(axis='y', alpha=0.3)
-    axes[0].set_ylabel('Accuracy, %')
-    figure.savefig(args.out, dpi=100)
+    axes[0, 0].set_ylabel('Accuracy, %')
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format='png', dpi=100)
+    write_atomically(args.out, buffer.getvalue())
 
 
 def main() -> None:
@@ -217,7 +227,7 @@ def main() -> None:
     one.add_argument('--limit', type=int, metavar='N', help='the most images per class and split (default: all)')
     one.add_argument('--only', nargs='+', default=[], metavar='MODEL', help='names of the table (default: all)')
     one.set_defaults(main=train)
-    two = commands.add_parser('plot', help='plots the accuracies')
+    two = commands.add_parser('plot', help='plots the comparisons that are complete')
     two.add_argument('results', metavar='FILE.json', help='of `train`')
     two.add_argument('out', metavar='FILE.png')
     two.set_defaults(main=plot)

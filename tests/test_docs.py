@@ -17,7 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 TOP = [ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'configs/README.md')]
 PAGES = TOP + sorted((ROOT / 'docs').rglob('*.md'))
 BLOCK = re.compile(r'^( *)```(\w*)\n(.*?)^\1```$', re.MULTILINE | re.DOTALL)
-PLACEHOLDERS = {'CONFIG', 'NAME', 'site', 'shapes_classifier', 'shapes_detector', 'site_labels', 'site_overfit'}
+PLACEHOLDERS = {
+    'CONFIG',
+    'NAME',
+    'site',
+    'bccd_small',
+    'shapes_classifier',
+    'shapes_detector',
+    'site_labels',
+    'site_overfit',
+}
 
 
 def blocks(path: Path, language: str) -> list[str]:

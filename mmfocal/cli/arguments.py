@@ -7,7 +7,7 @@ from mmengine.config import DictAction
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Adds the config and `--cfg-options`."""
-    parser.add_argument('config', help='config: a file, a name, or mmdet::PATH or mmseg::PATH')
+    parser.add_argument('config', help='config: a file, a name, or mmdet::PATH, mmpretrain::PATH or mmseg::PATH')
     parser.add_argument(
         '--cfg-options',
         nargs='+',

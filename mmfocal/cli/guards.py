@@ -1,4 +1,4 @@
-"""Guards for configs of MMDetection and MMSegmentation: atomic checkpoints, divergence, bad data."""
+"""Guards for configs of MMDetection, MMPretrain and MMSegmentation: atomic checkpoints, divergence, bad data."""
 
 from mmengine.config import Config
 
@@ -28,7 +28,7 @@ HOOKS = {
 
 
 def add_guards(cfg: Config) -> None:
-    """Adds to a config of MMDetection or MMSegmentation what mmfocal's configs have, and prints what it changes.
+    """Adds to a config of another OpenMMLab library what mmfocal's configs have, and prints what it changes.
 
     Checkpoints are written atomically, training stops at NaN, and data sets are validated if they are of a type that
     mmfocal can validate. Configs that import `mmfocal.registration` are left as they are.
@@ -49,7 +49,7 @@ def add_guards(cfg: Config) -> None:
     changed += replace_types(hooks, {'CheckpointHook': 'SafeCheckpointHook'})
     present = {hook['type'] for hook in [*hooks.values(), *(cfg.get('custom_hooks') or [])] if hook}
     guards = dict(HOOKS)
-    if any(new.endswith('Dataset') for _, new in changed):
+    if any(new.endswith(('Dataset', 'ImageNet')) for _, new in changed):
         guards['check_classes'] = 'CheckClassesHook'
     added = {name: hook for name, hook in guards.items() if hook not in present}
     for name, hook in added.items():

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmfocal.errors import ConfigError
+from mmfocal.errors import ConfigError, MissingPackageError
 from mmfocal.models.pretrained import PretrainedBackbone, check_choice
 from mmfocal.ops.torchvision_import import prepare_torchvision
 from mmfocal.weights.cvt import load_cvt_weights
@@ -163,7 +163,7 @@ def _arch(arch: str | dict, archs: dict[str, dict]) -> dict:
 
 def _model(arch: dict, in_channels: int) -> nn.Module:
     if find_spec('transformers') is None:
-        raise ConfigError('CvT: transformers is not installed; pip install mmfocal[cvt]')
+        raise MissingPackageError('CvT: transformers is not installed; pip install mmfocal[cvt]')
     prepare_torchvision()  # transformers imports it where it is installed
     from transformers import CvtConfig, CvtModel
 

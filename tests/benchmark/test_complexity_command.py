@@ -8,7 +8,8 @@ import pytest
 
 from mmfocal.benchmark import complexity
 from mmfocal.cli import parse_args
-from mmfocal.errors import UserError
+from mmfocal.engine import command_line
+from mmfocal.errors import MissingPackageError, UserError
 
 ROOT = Path(__file__).parents[2]
 DETECTOR = """
@@ -117,6 +118,21 @@ def test_a_table_lists_the_rows_that_have_no_config(capsys, configs):
     assert rows[4][1] == '1280×800' and rows[4][3] == '35.7' and rows[4][6] == '212' and rows[4][7].startswith('-')
     output, _ = table(configs, '4', capsys)
     assert output.count('no such config') == 2 * 32
+
+
+def test_a_table_names_the_package_that_a_row_needs(capsys, configs, monkeypatch):
+    (configs / 'swin_tiny_300e_imagenet.py').write_text("default_scope = 'mmpretrain'\nmodel = dict(type='A')\n")
+    (configs / 'mask_rcnn_swin_tiny_1x.py').write_text(DETECTOR)
+    monkeypatch.setattr(command_line, 'find_spec', lambda name: None if name == 'mmpretrain' else name)
+    output, rows = table(configs, '9', capsys)
+    assert {row[0]: row[2] for row in rows if row[2] != 'no such config'}.keys() == {
+        '| swin_tiny_300e_imagenet',
+        '| mask_rcnn_swin_tiny_1x',
+    }
+    assert rows[1] == ['| swin_tiny_300e_imagenet', '224×224', *['not counted', '–', '–'] * 2][:7] + ['– |']
+    assert 'Not counted, package mmpretrain not installed; pip install mmpretrain: swin_tiny_300e_imagenet' in output
+    with pytest.raises(MissingPackageError, match='package mmpretrain not installed'):
+        run(monkeypatch, configs / 'swin_tiny_300e_imagenet.py')
 
 
 def test_images_are_of_the_papers_sizes(monkeypatch, capsys, configs):

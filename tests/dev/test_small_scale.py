@@ -53,7 +53,7 @@ def test_panels_name_models(script):
     assert {name for panel in script.PANELS.values() for name in panel} == set(script.MODELS)
 
 
-def test_goes_on_and_plots(script, folder, tmp_path, capsys):
+def test_resumes_and_plots(script, folder, tmp_path, capsys):
     args = SimpleNamespace(folder=folder, out=tmp_path / 'results.json', steps=1, seeds=1, limit=None, only=['Swin'])
     script.train(args)
     args.only, args.seeds = ['Swin', 'Focal'], 2
@@ -62,8 +62,13 @@ def test_goes_on_and_plots(script, folder, tmp_path, capsys):
     assert capsys.readouterr().out.count('of CPU time') == 3  # seed 0 of Swin was there
     runs = json.loads(args.out.read_text())['runs']
     assert [(run['model'], run['seed']) for run in runs] == [('Swin', 0), ('Swin', 1), ('Focal', 0), ('Focal', 1)]
-    script.plot(SimpleNamespace(results=args.out, out=tmp_path / 'plot.png'))
-    assert cv2.imread(str(tmp_path / 'plot.png')).shape[1] > 1000
+    plot = SimpleNamespace(results=args.out, out=tmp_path / 'plot.png')
+    with pytest.raises(UserError, match='no comparison'):
+        script.plot(plot)
+    args.only, args.seeds = ['ResNet'], 1
+    script.train(args)
+    script.plot(plot)
+    assert cv2.imread(str(plot.out)).shape[1] > 200
     args.steps = 2
     with pytest.raises(UserError, match='other settings'):
         script.train(args)

@@ -13,7 +13,9 @@ import pytest
 from mmengine.logging import MMLogger
 
 from mmfocal.cli import main
+from mmfocal.cli.guards import add_guards
 from mmfocal.datasets.shapes import make_shape_folders
+from mmfocal.engine import read_config
 from mmfocal.inference import Predictor
 
 NAME = 'focal_nano_shapes'
@@ -152,3 +154,12 @@ def test_browse_and_data_stats(run, tmp_path):
     assert code == 0 and '4 samples of 32' in out and cv2.imread(str(tmp_path / 'train_01.jpg')) is not None
     code, out = run('data-stats', NAME)
     assert code == 1 and 'the train data set has one label per image; mmfocal check-dataset lists classes' in out
+
+
+def test_guards_of_configs_of_mmpretrain(capsys):
+    cfg = read_config('mmpretrain::resnet/resnet18_8xb32_in1k.py')
+    add_guards(cfg)
+    assert [cfg[f'{split}_dataloader'].dataset.type for split in ('train', 'val', 'test')] == ['CheckedImageNet'] * 3
+    assert cfg.default_hooks.checkpoint.type == 'SafeCheckpointHook'
+    assert cfg.default_hooks.check_classes.type == 'CheckClassesHook'
+    assert 'ImageNet -> CheckedImageNet' in capsys.readouterr().out

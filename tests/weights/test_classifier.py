@@ -133,7 +133,7 @@ def test_the_runner_of_test_loads_them(kind, request, tmp_path):
 
 
 def test_a_head_of_other_classes_or_none_is_refused(released, tmp_path):
-    message = 'its head has {} classes, the model 7; set model.head.num_classes and the classes'
+    message = 'its head has {} classes, the model 7; set model.head.num_classes and the data set'
     message = message.format(RELEASED['logits'].shape[1])
     with pytest.raises(CheckpointError, match=message):
         load_model(released, config(RELEASED, 7), 'cpu')

@@ -15,6 +15,7 @@ from mmfocal.benchmark.speed.implementations import BACKBONES, OPERATORS, implem
 from mmfocal.errors import ConfigError
 
 NAMES = list({**BACKBONES, **OPERATORS})
+NOT_BY_DEFAULT = ('focal_with_cp', 'swin_mmdet_with_cp')  # blocks recomputed in backward: for memory
 SWINS = ('swin_mmdet', 'swin_timm', 'swin_timm_fused', 'swin_torchvision')
 
 
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         choices=NAMES,
         metavar='NAME',
-        help=f'what to measure (default: all; flex_attention on a GPU only): {", ".join(NAMES)}',
+        help=f'what to measure (default: all without with_cp; flex_attention on a GPU only): {", ".join(NAMES)}',
     )
     parser.add_argument('--compile', action='store_true', help='use torch.compile for every model')
     parser.add_argument('--profile', action='store_true', help='also list the operators that take longest')
@@ -140,7 +141,7 @@ def chosen_names(args: argparse.Namespace, cases: list[Case]) -> list[str]:
     """
     names = args.models
     if not names:
-        names = ['focal', *SWINS] if args.scaling else NAMES
+        names = ['focal', *SWINS] if args.scaling else [name for name in NAMES if name not in NOT_BY_DEFAULT]
         if args.all:
             names = ['focal', 'roll_unfold', 'flex_attention', 'window_sdpa', *SWINS]
         if args.device == 'cpu':  # where FlexAttention compiles for minutes

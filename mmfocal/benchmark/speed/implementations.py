@@ -46,10 +46,10 @@ def _check_backend(backend: str, case: Case) -> None:
         raise ConfigError('the Triton backend needs a CUDA device')
 
 
-def _focal_backbone(backend: str) -> Callable[[Case], nn.Module]:
+def _focal_backbone(backend: str, with_cp: bool = False) -> Callable[[Case], nn.Module]:
     def build(case: Case) -> nn.Module:
         _check_backend(backend, case)
-        return FocalTransformer(arch=ARCHS[case.arch], drop_path_rate=0.0, attention_backend=backend)
+        return FocalTransformer(arch=ARCHS[case.arch], drop_path_rate=0.0, attention_backend=backend, with_cp=with_cp)
 
     return build
 
@@ -58,10 +58,13 @@ def _roll_unfold_backbone(case: Case) -> nn.Module:
     return roll_unfold_backbone(arch=ARCHS[case.arch], drop_path_rate=0.0)
 
 
-def _mmdet_swin(case: Case) -> nn.Module:
-    from mmdet.models.backbones.swin import SwinTransformer
+def _mmdet_swin(with_cp: bool) -> Callable[[Case], nn.Module]:
+    def build(case: Case) -> nn.Module:
+        from mmdet.models.backbones.swin import SwinTransformer
 
-    return SwinTransformer(**ARCHS[case.arch], drop_path_rate=0.0)
+        return SwinTransformer(**ARCHS[case.arch], drop_path_rate=0.0, with_cp=with_cp)
+
+    return build
 
 
 def _timm_swin(fused: bool) -> Callable[[Case], nn.Module]:
@@ -134,11 +137,15 @@ BACKBONES = {
     **{f'focal_{name}': Implementation(f'Focal, {name}', _focal_backbone(name)) for name in BACKENDS},
     'roll_unfold': Implementation('Focal, roll + unfold', _roll_unfold_backbone),
     # masks stay float32 when the weights are cast
-    'swin_mmdet': Implementation('Swin, MMDetection', _mmdet_swin, 'mmdet.models.backbones.swin', casts=False),
+    'swin_mmdet': Implementation('Swin, MMDetection', _mmdet_swin(False), 'mmdet.models.backbones.swin', casts=False),
     'swin_timm': Implementation('Swin, timm', _timm_swin(False), 'timm'),
     'swin_timm_fused': Implementation('Swin, timm, fused', _timm_swin(True), 'timm'),
     'swin_torchvision': Implementation('Swin, torchvision', _torchvision_swin, 'torchvision.models'),
     'vil': Implementation('ViL, mmfocal', _vil),
+    'focal_with_cp': Implementation('Focal (ours), with_cp', _focal_backbone('auto', with_cp=True)),
+    'swin_mmdet_with_cp': Implementation(
+        'Swin, MMDetection, with_cp', _mmdet_swin(True), 'mmdet.models.backbones.swin', casts=False
+    ),
 }
 
 

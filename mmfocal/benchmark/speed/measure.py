@@ -144,7 +144,11 @@ def find_baseline(results: list[Result], device: str) -> Result | None:
     On a CPU it is MMDetection's, else the fastest of the others; on a GPU the fastest of timm's and torchvision's, else
     MMDetection's.
     """
-    swins = [result for result in results if result.ok and result.name.startswith(('swin', 'window'))]
+    swins = [
+        result
+        for result in results
+        if result.ok and result.name.startswith(('swin', 'window')) and not result.name.endswith('_with_cp')
+    ]
     mmdet = [result for result in swins if result.name == 'swin_mmdet']
     others = [result for result in swins if result.name != 'swin_mmdet']
     preferred = mmdet or others if device == 'cpu' else others or mmdet

@@ -1,3 +1,4 @@
+import argparse
 import sys
 import types
 from dataclasses import replace
@@ -7,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn.attention import flex_attention
 
-from mmfocal.benchmark.speed import implementations
+from mmfocal.benchmark.speed import command, implementations
 from mmfocal.benchmark.speed.cases import Case, operator_work, preset_cases
 from mmfocal.benchmark.speed.implementations import BACKBONES, OPERATORS, Implementation
+from mmfocal.benchmark.speed.measure import Result, find_baseline
 from mmfocal.benchmark.speed.steps import make_step
 from mmfocal.errors import ConfigError
 
@@ -179,3 +181,20 @@ def test_preset_cases_of_a_gpu(monkeypatch, bf16, dtypes):
     assert backbones == [*(('forward', dtype) for dtype in dtypes), ('train', dtypes[0])]
     attention = [(case.mode, case.stage, case.dtype) for case in found if case.what == 'attention']
     assert attention == [(mode, stage, dtypes[0]) for mode in ('forward', 'train') for stage in range(4)]
+
+
+def test_blocks_are_recomputed():
+    for name, with_cp in (('focal', False), ('focal_with_cp', True)):
+        assert {stage.with_cp for stage in BACKBONES[name].build(TINY).stages} == {with_cp}
+    for name, with_cp in (('swin_mmdet', False), ('swin_mmdet_with_cp', True)):
+        blocks = [block for stage in BACKBONES[name].build(TINY).stages for block in stage.blocks]
+        assert {block.with_cp for block in blocks} == {with_cp}
+
+
+def test_recomputed_blocks_are_measured_if_named_and_are_no_baseline():
+    args = argparse.Namespace(models=None, scaling=False, all=False, device='cuda')
+    assert not [name for name in command.chosen_names(args, [TINY]) if name.endswith('with_cp')]
+    args.models = ['focal', 'swin_mmdet_with_cp']
+    assert command.chosen_names(args, [TINY]) == args.models
+    results = [Result(name, name, [seconds]) for name, seconds in (('swin_mmdet_with_cp', 1.0), ('swin_timm', 2.0))]
+    assert [find_baseline(results, device).name for device in ('cpu', 'cuda')] == ['swin_timm'] * 2

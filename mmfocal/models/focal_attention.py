@@ -72,8 +72,9 @@ class FocalAttention(nn.Module):
                 nn.init.zeros_(layer.bias)
         if released:
             nn.init.zeros_(self.window_bias_table)
-            for pool in self.pool_layers:
-                nn.init.trunc_normal_(pool.weight, std=0.02)
+            for name, weight in self.pool_layers.named_parameters():
+                if name.endswith('weight'):
+                    nn.init.trunc_normal_(weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, C) → (B, h, w, C)."""

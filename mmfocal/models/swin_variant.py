@@ -35,6 +35,8 @@ class SwinVariant(SwinTransformer):
         ConfigError: If `window_size` is not one positive integer, or one per stage.
     """
 
+    init_cfg: dict | None
+
     def __init__(
         self,
         *,

@@ -38,10 +38,13 @@ class StopOrSkip:
             raise ConfigError(f"bad_data={bad_data!r}: write 'stop', or 'skip' to leave bad data out of training")
         self.bad_data = bad_data
         super().__init__(*args, **kwargs)
-        for index, transform in reversed(list(enumerate(self.pipeline.transforms))):
-            name = type(transform).__name__
-            if name.startswith('Pack') or name.endswith('Flip'):
-                self.pipeline.transforms.insert(index + name.endswith('Flip'), copy_flipped)
+        transforms = self.pipeline.transforms
+        for index in reversed(range(len(transforms))):
+            name = type(transforms[index]).__name__
+            if name.startswith('Pack'):
+                transforms.insert(index, copy_flipped)
+            elif name.endswith('Flip') and index + 1 < len(transforms):
+                transforms.insert(index + 1, copy_flipped)
 
     def __getitem__(self, idx: int) -> dict:
         if not self.skips_bad_data:

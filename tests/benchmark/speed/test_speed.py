@@ -44,8 +44,9 @@ def no_memory(monkeypatch):
 @pytest.fixture
 def no_libraries(monkeypatch):
     """No library is installed; Swin is one convolution."""
-    for name in ('mmdet', 'timm', 'torchvision'):
-        monkeypatch.setitem(sys.modules, name, None)
+    for name in ('mmdet', 'timm', 'torchvision', *sys.modules):
+        if name.partition('.')[0] in ('mmdet', 'timm', 'torchvision'):
+            monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(BACKBONES, 'swin_mmdet', Implementation('Swin, MMDetection', lambda case: Maps()))
 
 
@@ -231,7 +232,7 @@ def test_profile(monkeypatch, capsys, tmp_path, no_memory):
     )
     text = capsys.readouterr().out.split('ms per step, profiled')[1]
     results = json.loads((tmp_path / 'speed.json').read_text())['cases'][0]['results']
-    for name in ('aten::addmm', 'aten::native_layer_norm', 'aten::copy_'):
+    for name in ('aten::native_layer_norm', 'aten::copy_'):
         assert all(one['operators'][name] > 0 for one in results)
     assert all(max(one['operators'], key=one['operators'].get) in text for one in results)
     total = sum(results[0]['operators'].values()) * 1e3

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / 'docs/train/from_images_to_detections.md'
 LAST = 'work_dirs/{}/epoch_4.pth'
 OPTIONS = ['randomness.seed=0', 'train_cfg.max_epochs=4', 'default_hooks.logger.interval=1']
+OPTIONS += ['train_dataloader.batch_size=16']  # four iterations an epoch
 OPTIONS += [f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')]
 OPTIONS += [f'{split}_dataloader.num_workers=0' for split in ('train', 'val')]
 # random numbers that the recipe draws and the config of the shapes does not

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 CONFIG = 'atss_focal_nano_shapes'
-NUM_TRAIN, NUM_VAL = 4000, 300
+NUM_TRAIN, NUM_VAL = 3400, 300
 SCALE = 3  # pictures are drawn larger than the images
 
 

@@ -15,15 +15,21 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.modules import module as nn_module
 
+# Below either, three products by oneDNN and their packing take longer than MKL's.
+TRAINING_TOKENS, TRAINING_PRODUCTS = 128, 2**24
+
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """Calls a linear layer, by oneDNN if that is faster: (…, in) → (…, out)."""
     if not is_plain_call(x, layer) or x.dtype != torch.float32 or not uses_onednn():
         return layer(x)
     args = (x, layer.weight, layer.bias)
-    if torch.is_grad_enabled() and any(arg is not None and arg.requires_grad for arg in args):
-        return _Linear.apply(*args)
-    return product(*args)
+    if not torch.is_grad_enabled() or not any(arg is not None and arg.requires_grad for arg in args):
+        return product(*args)
+    tokens = x.numel() // max(1, layer.in_features)
+    if tokens < TRAINING_TOKENS or tokens * layer.weight.numel() < TRAINING_PRODUCTS:
+        return layer(x)
+    return _Linear.apply(*args)
 
 
 def uses_onednn() -> bool:

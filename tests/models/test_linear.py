@@ -15,6 +15,8 @@ def products(monkeypatch):
     """Makes oneDNN the faster library, as on AMD's CPUs; returns the products so far."""
     found = []
     monkeypatch.setattr(linear_module, '_onednn_is_faster', lambda: True)
+    monkeypatch.setattr(linear_module, 'TRAINING_TOKENS', 0)
+    monkeypatch.setattr(linear_module, 'TRAINING_PRODUCTS', 0)
     monkeypatch.setattr(linear_module, 'product', lambda *args: found.append(args) or product(*args))
     return found
 
@@ -55,6 +57,20 @@ def test_only_the_gradients_that_are_needed(products):
     linear(layer, torch.randn(3, 8)).sum().backward()
     assert layer.weight.grad is None
     torch.testing.assert_close(layer.bias.grad, torch.full((4,), 3.0))
+
+
+def test_small_products_are_trained_by_the_layer(monkeypatch):
+    found = []
+    monkeypatch.setattr(linear_module, '_onednn_is_faster', lambda: True)
+    monkeypatch.setattr(linear_module, 'product', lambda *args: found.append(args) or product(*args))
+    for tokens, width, big in ((127, 512, False), (128, 256, False), (128, 512, True)):
+        found.clear()
+        layer, x = nn.Linear(width, width), torch.randn(tokens, width)
+        linear(layer, x)
+        assert bool(found) == big
+        with torch.no_grad():
+            linear(layer, x)
+        assert len(found) == 1 + big
 
 
 def test_it_is_differentiable_twice_and_in_batches(products):
@@ -143,6 +159,8 @@ def test_packed_weights_and_gelu(monkeypatch, onednn):
 
 
 def test_the_backbone_trains_the_same(monkeypatch):
+    monkeypatch.setattr(linear_module, 'TRAINING_TOKENS', 0)
+    monkeypatch.setattr(linear_module, 'TRAINING_PRODUCTS', 0)
     torch.manual_seed(0)
     arch = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 8))
     model, x = FocalTransformer(arch=arch, drop_path_rate=0.0), torch.randn(2, 3, 70, 90)

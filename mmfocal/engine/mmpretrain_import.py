@@ -1,8 +1,12 @@
 """Makes MMPretrain importable beside a transformers that its multimodal models cannot work with."""
 
 import sys
+from functools import partial
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
 
 from mmengine.utils import digit_version
 
@@ -19,23 +23,25 @@ def prepare_mmpretrain() -> bool:
     Returns:
         Whether the multimodal models were left out here.
     """
-    if 'mmpretrain' in sys.modules or not find_spec('importlib_metadata') or not _is_unfit():
+    if 'mmpretrain' in sys.modules or not _is_unfit():
         return False
-    import importlib_metadata  # where MMPretrain looks
-
-    find = importlib_metadata.distribution
-
-    def distribution(name: str) -> importlib_metadata.Distribution:
-        if name == 'transformers':
-            raise importlib_metadata.PackageNotFoundError(name)
-        return find(name)
-
-    importlib_metadata.distribution = distribution
+    # where MMPretrain looks, and OneDL's
+    modules = [import_module(name) for name in ('importlib_metadata', 'importlib.metadata') if find_spec(name)]
+    originals = [module.distribution for module in modules]
+    for module in modules:
+        module.distribution = partial(_distribution, module)
     try:
         import mmpretrain.models  # noqa: F401
     finally:
-        importlib_metadata.distribution = find
+        for module, original in zip(modules, originals):
+            module.distribution = original
     return True
+
+
+def _distribution(metadata: ModuleType, name: str) -> Any:
+    if name == 'transformers':
+        raise metadata.PackageNotFoundError(name)
+    return metadata.Distribution.from_name(name)
 
 
 def _is_unfit() -> bool:

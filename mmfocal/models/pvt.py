@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmfocal.errors import CheckpointError, ConfigError
 from mmfocal.weights import load_checkpoint
+from mmfocal.weights.backbone import find_state_dict
 
 
 @MODELS.register_module()
@@ -61,8 +62,7 @@ class PVTClassifier(PyramidVisionTransformer):
                         nn.init.trunc_normal_(layer.weight, std=0.02)
 
     def _load(self, path: str) -> None:
-        checkpoint = load_checkpoint(path)
-        weights = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+        weights = find_state_dict(load_checkpoint(path), path)
         if 'pos_embed4' in weights:  # released: MMDetection's conversion, and what it leaves out
             token = ('cls_token', 'norm.weight', 'norm.bias')
             position, positions = weights['pos_embed4'].split([1, weights['pos_embed4'].shape[1] - 1], 1)

@@ -6,6 +6,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmfocal.errors import CheckpointError
+from mmfocal.weights.fitting import load_fitting
 from mmfocal.weights.loading import load_checkpoint
 
 # Parts of the authors' names, of a block, by transformers'.
@@ -42,22 +43,11 @@ def load_cvt_weights(backbone: nn.Module, path: str) -> None:
         CheckpointError: If the file is of another model or size.
     """
     state_dict = backbone_state_dict(load_checkpoint(path), path)
-    target = backbone.state_dict()
-    for name, value in target.items():
+    for name, value in backbone.state_dict().items():
         if name.endswith('num_batches_tracked'):
             state_dict.setdefault(name, value)
-        if name not in state_dict:
-            raise CheckpointError(f'{path}: does not fit this CvT: it lacks {name}')
-        if state_dict[name].shape != value.shape:
-            raise CheckpointError(
-                f'{path}: does not fit this CvT: {name} is {tuple(state_dict[name].shape)} in the file and '
-                f'{tuple(value.shape)} in the model'
-            )
-    surplus = sorted(name for name in state_dict.keys() - target.keys() if name.startswith('model.'))
-    if surplus:
-        raise CheckpointError(f'{path}: does not fit this CvT: the model has no {surplus[0]}')
-    backbone.load_state_dict({name: state_dict[name] for name in target})
-    print_log(f'Loaded {len(target)} tensors of a CvT from {path}', 'current')
+    number = load_fitting(backbone, state_dict, path, [name for name in state_dict if name.startswith('model.')])
+    print_log(f'Loaded {number} tensors of a CvT from {path}', 'current')
 
 
 def backbone_state_dict(checkpoint: dict, path: str) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmfocal.errors import CheckpointError
+from mmfocal.weights.fitting import load_fitting
 from mmfocal.weights.loading import load_checkpoint
 from mmfocal.weights.stem import expand_stem
 
@@ -45,19 +46,8 @@ def load_vision_longformer_weights(backbone: nn.Module, path: str) -> None:
     target = backbone.state_dict()
     state_dict, ignored = backbone_state_dict(checkpoint, path, target)
     stem = expand_stem(state_dict, target, 'stages.0.embed.proj.weight')
-    for name, value in target.items():
-        if name not in state_dict:
-            raise CheckpointError(f'{path}: does not fit this VisionLongformer: it lacks {name}')
-        if state_dict[name].shape != value.shape:
-            raise CheckpointError(
-                f'{path}: does not fit this VisionLongformer: {name} is {tuple(state_dict[name].shape)} in the file '
-                f'and {tuple(value.shape)} in the model'
-            )
-    surplus = sorted(state_dict.keys() - target.keys() - {'norm.weight', 'norm.bias'})
-    if surplus:
-        raise CheckpointError(f'{path}: does not fit this VisionLongformer: the model has no {surplus[0]}')
-    backbone.load_state_dict({name: state_dict[name] for name in target})
-    print_log(f'Loaded {len(target)} tensors of a Vision Longformer from {path}', 'current')
+    number = load_fitting(backbone, state_dict, path, state_dict.keys() - {'norm.weight', 'norm.bias'})
+    print_log(f'Loaded {number} tensors of a Vision Longformer from {path}', 'current')
     if stem:
         print_log(f'  {stem}', 'current')
     if ignored:

@@ -133,7 +133,8 @@ def check(args: argparse.Namespace) -> None:
     if args.autocast and args.what and 'attention' in args.what:
         raise ConfigError('--autocast: is for backbones; leave out --what attention')
     if args.all:
-        given = [name for name in ('what', 'mode', 'sizes', 'batch', 'dtype', 'autocast', 'arch', 'compile') if getattr(args, name)]
+        chosen = ('what', 'mode', 'sizes', 'batch', 'dtype', 'autocast', 'arch', 'compile')
+        given = [name for name in chosen if getattr(args, name)]
         if given:
             raise ConfigError(f'--all: chooses its cases itself; leave out --{given[0]}')
     if args.scaling and (args.what or len(args.mode or ()) > 1):

@@ -31,6 +31,9 @@ class ValLossLoop(ValLoop):
     def run(self) -> dict:
         self.sums: dict[str, float] = {}
         self.images = 0
+        scalars = self.runner.message_hub.log_scalars
+        for name in [name for name in scalars if name.startswith('val/') and 'loss' in name]:
+            del scalars[name]  # or MMEngine logs the mean of the latest validations
         return super().run()
 
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """Process groups of distributed jobs, also without a GPU."""
 
+import atexit
+import gc
 import os
 import subprocess
 
@@ -29,12 +31,13 @@ def set_up_process_group(launcher: str) -> None:
         _set_slurm_environment()
     if launcher in ('pytorch', 'slurm'):
         distributed.init_process_group('gloo')
+        atexit.register(_close_process_group)
 
 
-def leave_process_group() -> None:
-    """Waits for all processes and closes their connections: a thread of gloo at work aborts an exiting process."""
+def _close_process_group() -> None:
+    """Ends gloo's threads: one that frees a tensor after the interpreter has ended aborts the process."""
     if distributed.is_initialized():
-        distributed.barrier()
+        gc.collect()  # the threads end with the last model that uses the group
         distributed.destroy_process_group()
 
 

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import barrier, get_rank
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmfocal.engine.checkpointer import checkpointer_of
-from mmfocal.engine.launchers import leave_process_group
 from mmfocal.engine.out_of_memory import explain_out_of_memory
 from mmfocal.engine.preemption import EXIT_CODE, Preemption
 from mmfocal.engine.seeding import SeededBatches, SeededDataset, seed_all
@@ -63,7 +62,7 @@ class _ResumableLoop:
         if self.preemption.requested_anywhere() and self.checkpointer.can_save():
             self.runner.logger.warning('SIGTERM received: saving and exiting.')
             self.checkpointer.save_resume_file(self._iter)
-            leave_process_group()
+            barrier()  # the first process to exit ends the job
             raise SystemExit(EXIT_CODE)
 
     def _validate_after_resuming(self) -> None:

@@ -16,6 +16,11 @@ class ClassAccuracy(Accuracy):
     It stands beside MMPretrain's `Accuracy`, as `--classwise` sets it. A class without images has NaN.
     """
 
+    @property
+    def keys(self) -> list[str]:
+        """Names of the metrics, without prefix, in the order of the classes."""
+        return [f'{name}_top1' for name in distinct_names(self.dataset_meta['classes'])]
+
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Computes the accuracies by MMPretrain's function."""
         names = distinct_names(self.dataset_meta['classes'])
@@ -30,7 +35,7 @@ class ClassAccuracy(Accuracy):
             value = self.calculate(found[chosen], targets[chosen]) if count else float('nan')
             values.append(float(value[0][0] if isinstance(value, list) else value))
         MMLogger.get_current_instance().info(f'\n{_table(names, counts, values)}')
-        return {f'{name}_top1': value for name, value in zip(names, values)}
+        return dict(zip(self.keys, values))
 
 
 def distinct_names(classes: Sequence[str]) -> list[str]:

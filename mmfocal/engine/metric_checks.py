@@ -82,7 +82,7 @@ def _names(metric: Any) -> set[str] | None:
     if 'IoUMetric' in kinds:
         return {'aAcc'}.union(*(IOU.get(kind, ()) for kind in metric.metrics))
     if 'ClassAccuracy' in kinds:
-        return {f'{name}_top1' for name in metric.dataset_meta['classes']}
+        return set(metric.keys)
     if 'Accuracy' in kinds and len(getattr(metric, 'thrs', ())) == 1:  # MMPretrain's
         return {f'top{k}' for k in metric.topk}
     return None

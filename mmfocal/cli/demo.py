@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 CONFIG = 'atss_focal_nano_shapes'
+WEIGHTS = 'mmfocal://focal_nano_shapes'  # dev/small_scale.py pretrain; docs/get_started/demo.md has the command
 NUM_TRAIN, NUM_VAL = 3400, 300
 SCALE = 3  # pictures are drawn larger than the images
 
@@ -21,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments."""
     parser.add_argument('--seed', type=int, default=0, help='random seed of the training (default: 0)')
     parser.add_argument('--work-dir', default='work_dirs/demo', help='default: work_dirs/demo')
+    parser.add_argument(
+        '--pretrained',
+        action='store_true',
+        help='start from a backbone that has learnt to classify generated shapes (default: from scratch)',
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -46,6 +52,8 @@ def main(args: argparse.Namespace) -> None:
     )
     cfg = read_config(CONFIG)
     cfg.update(work_dir=args.work_dir, randomness=dict(seed=args.seed), runner_type='FocalRunner')
+    if args.pretrained:
+        cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=WEIGHTS)
     runner = RUNNERS.build(cfg)
     runner.train()
     scalar = runner.message_hub.log_scalars.get('val/coco/bbox_mAP')

@@ -118,6 +118,15 @@ def load_from_mmcls(name: str, map_location: Any = None) -> Any:
     return mmengine_checkpoint._process_mmcls_checkpoint(checkpoint)
 
 
+def load_from_package(name: str, map_location: Any = None) -> Any:
+    """Loads weights that the package holds: `mmfocal://focal_nano_shapes`."""
+    weights = {path.stem: path for path in sorted(Path(__file__).parent.glob('*.safetensors'))}
+    model = name.split('://', 1)[1]
+    if model not in weights:
+        raise CheckpointError(f'{name}: the package has no such weights; choose from: {", ".join(weights)}')
+    return load_from_local(str(weights[model]), map_location)
+
+
 def load_from_storage(path: str, map_location: Any = None) -> Any:
     """Refuses OpenMMLab's internal storage services."""
     raise CheckpointError(f'{path}: this storage is not supported; copy the file to a disk and give its path')
@@ -129,6 +138,7 @@ _SCHEMES: tuple[tuple[tuple[str, ...], Callable[[str, Any], Any]], ...] = (
     (('torchvision://', 'modelzoo://'), load_from_torchvision),
     (('open-mmlab://', 'openmmlab://'), load_from_openmmlab),
     (('mmcls://',), load_from_mmcls),
+    (('mmfocal://',), load_from_package),
     (('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), load_from_storage),
     (('',), load_from_local),
 )

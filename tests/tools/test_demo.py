@@ -3,6 +3,8 @@ import sys
 from pathlib import Path
 
 import cv2
+import pytest
+from mmengine.registry import RUNNERS
 
 from mmfocal.cli import demo
 
@@ -24,3 +26,21 @@ def test_demo_runs_to_its_end(tmp_path, monkeypatch, capsys):
     assert sheet.shape[1] > 6 * 128 * 3 and sheet.std() > 20
     assert cv2.imread(str(tmp_path / 'work_dirs/demo/unseen.jpg')).std() > 20
     assert len(list((tmp_path / 'work_dirs/demo/pictures').glob('*.png'))) == 12
+
+
+@pytest.mark.parametrize('option, kind', [([], 'Xavier'), (['--pretrained'], 'Pretrained')])
+def test_demo_starts_from_scratch_unless_asked(tmp_path, monkeypatch, option, kind):
+    class Built(Exception):
+        pass
+
+    def build(cfg):
+        assert cfg.model.backbone.init_cfg.type == kind
+        raise Built
+
+    monkeypatch.setattr(demo, 'NUM_TRAIN', 1)
+    monkeypatch.setattr(demo, 'NUM_VAL', 1)
+    monkeypatch.setenv('SHAPES_ROOT', str(tmp_path / 'shapes'))
+    monkeypatch.setattr(RUNNERS, 'build', build)
+    monkeypatch.setattr(sys, 'argv', ['demo.py', *option])
+    with pytest.raises(Built):
+        runpy.run_path(str(ROOT / 'tools/demo.py'), run_name='__main__')

@@ -1,12 +1,16 @@
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.fx.experimental import symbolic_shapes
 
 from mmfocal.models.linear import linear
 from mmfocal.ops.focal_attention import Layout, focal_attention_qkvpacked, relative_index
+
+_COMPARES_SYMBOLS = hasattr(symbolic_shapes, 'sym_and')  # PyTorch 2.6 does not compile `statically_known_true`
 
 
 class FocalAttention(nn.Module):
@@ -92,7 +96,7 @@ class FocalAttention(nn.Module):
         x = x.flatten(3)
         if layout.shifted:
             x = x.roll((self.shift, self.shift), (1, 2))
-        return self.proj_drop(linear(self.proj, x[:, :h, :w]))
+        return self.proj_drop(linear(self.proj, crop(x, h, w)))
 
     def project(self, x: Tensor) -> tuple[Tensor, list[Tensor], Layout]:
         """Computes what the operator takes: pads the map to whole windows, shifts it, pools and projects it.
@@ -107,9 +111,9 @@ class FocalAttention(nn.Module):
         h, w, dim = x.shape[1:]
         ws, heads = self.layout.window_size, self.num_heads
         height, width = (h + ws - 1) // ws * ws, (w + ws - 1) // ws * ws
-        if torch.jit.is_tracing() or (height, width) != (h, w):  # a trace may be for other sizes
+        if may_differ((height, width), (h, w)):
             x = F.pad(x, (0, 0, 0, width - w, 0, height - h))
-        shift = self.shift if min(height, width) > ws else 0
+        shift = self.shift if self.shift and min(height, width) > ws else 0
         if shift:
             x = x.roll((-shift, -shift), (1, 2))
 
@@ -136,6 +140,31 @@ class FocalAttention(nn.Module):
         for level, table in enumerate(self.pooled_bias_tables, 1):
             biases.append(table[:, getattr(self, f'bias_index{level}')])
         return torch.cat(biases, -1)
+
+
+def may_differ(sizes: Sequence[int], others: Sequence[int]) -> bool:
+    """Returns whether sizes differ, or may differ for other images that a trace or a compiled graph is for."""
+    if torch.jit.is_tracing():
+        return True
+    if torch.compiler.is_compiling() and _COMPARES_SYMBOLS:  # else the model is compiled once for each answer
+        return not all(symbolic_shapes.statically_known_true(a == b) for a, b in zip(sizes, others))
+    return tuple(sizes) != tuple(others)
+
+
+def crop(x: Tensor, height: int, width: int) -> Tensor:
+    """(B, H, W, …) → (B, height, width, …), the top left part."""
+    if torch.compiler.is_compiling() and not all(map(_is_known, x.shape[1:3], (height, width))):
+        # not a view: whether that is contiguous depends on the sizes too
+        rows, cols = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
+        return x.index_select(1, rows).index_select(2, cols)
+    return x[:, :height, :width]
+
+
+def _is_known(size: int, other: int) -> bool:
+    """Returns whether a compiled graph is for equal sizes only, or for different ones only."""
+    if not _COMPARES_SYMBOLS:
+        return True
+    return symbolic_shapes.statically_known_true(size == other) or symbolic_shapes.statically_known_true(size != other)
 
 
 class SubWindowPool(nn.Module):

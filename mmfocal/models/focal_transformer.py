@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmfocal.errors import ConfigError
 from mmfocal.models.conv_stem import ConvStem
-from mmfocal.models.focal_attention import FocalAttention
+from mmfocal.models.focal_attention import FocalAttention, may_differ
 from mmfocal.models.mlp import Mlp
 from mmfocal.models.pretrained import PretrainedBackbone, check_choice, check_per_stage, parse_out_indices
 from mmfocal.ops.focal_attention import BACKENDS, Layout
@@ -368,9 +368,9 @@ class FocalBlock(nn.Module):
 
 def _pad_to(x: Tensor, height: int, width: int) -> Tensor:
     """Pads (B, C, H, W) with zeros at the bottom and right."""
-    if not torch.jit.is_tracing() and x.shape[2:] == (height, width):  # a trace may be for other sizes
-        return x
-    return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
+    if may_differ(x.shape[2:], (height, width)):
+        return F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
+    return x
 
 
 def _parse_arch(arch: str | dict, archs: dict[str, dict]) -> tuple[int, PerStage, PerStage]:

@@ -170,6 +170,43 @@ def test_backbone_compiles_whole():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('training', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_compiled_for_all_sizes_once(training):
+    """Padding to whole windows and the orientation are no reasons to recompile, nor are they computed wrongly."""
+    model = nano(arch=dict(NANO, depths=(1, 1, 1, 1)), out_indices=(0,)).train(training)
+    compiled = torch.compile(model, dynamic=True, fullgraph=True, backend='aot_eager')
+    for stance, height, width in (
+        ('default', 64, 96),
+        ('fail_on_recompile', 224, 224),
+        ('fail_on_recompile', 130, 100),
+    ):
+        x = torch.randn(1, 3, height, width)
+        with torch.set_grad_enabled(training), torch.compiler.set_stance(stance):
+            outs = [run(x)[0] for run in (compiled, model)]
+        torch.testing.assert_close(*outs, rtol=1e-5, atol=1e-5)
+        if training:
+            parameters = [p for p in model.parameters() if p.requires_grad]
+            gradients = [torch.autograd.grad(y.square().mean(), parameters, allow_unused=True) for y in outs]
+            for a, b in zip(*gradients):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow  # minutes of compiling C++
+def test_backbone_compiled_for_several_sizes():
+    model = nano(arch=dict(NANO, depths=(1, 1, 1, 1))).eval()
+    compiled = torch.compile(model, dynamic=True, fullgraph=True)
+    for stance, height, width in (
+        ('default', 256, 320),
+        ('default', 480, 260),  # PyTorch's convolution on CPUs depends on the size
+        ('fail_on_recompile', 448, 448),
+        ('fail_on_recompile', 300, 250),
+    ):
+        x = torch.randn(1, 3, height, width)
+        with torch.no_grad(), torch.compiler.set_stance(stance):
+            for a, b in zip(compiled(x), model(x)):
+                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_out_indices_and_strides():
     outs = nano(out_indices=(1, 3))(torch.randn(1, 3, 64, 96))
     assert [tuple(out.shape) for out in outs] == [(1, 32, 8, 12), (1, 128, 2, 3)]

@@ -26,6 +26,7 @@ class Case:
         width: Image width, in pixels.
         batch: Images per batch.
         dtype: 'float32', 'bfloat16' or 'float16'. Inference casts a backbone's weights; training uses mixed precision.
+        autocast: Use mixed precision for inference too.
         device: 'cpu' or 'cuda'.
         arch: A key of `ARCHS`.
         compiled: Use torch.compile.
@@ -38,6 +39,7 @@ class Case:
     width: int
     batch: int = 1
     dtype: str = 'float32'
+    autocast: bool = False
     device: str = 'cpu'
     arch: str = 'tiny'
     compiled: bool = False
@@ -68,7 +70,7 @@ class Case:
         parts = [self.what, self.mode, f'{self.height}×{self.width}', f'batch {self.batch}', self.dtype, self.arch]
         if self.stage is not None:
             parts.insert(1, f'stage {self.stage + 1}')
-        return ', '.join(parts + ['compiled'] * self.compiled)
+        return ', '.join(parts + ['autocast'] * self.autocast + ['compiled'] * self.compiled)
 
 
 def preset_cases(device: str) -> list[Case]:

@@ -43,6 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=['float32', 'bfloat16', 'float16'],
         help='half precision: cast weights for inference, mixed precision for training (default: float32)',
     )
+    parser.add_argument(
+        '--autocast', action='store_true', help='half precision by mixed precision (torch.autocast) for inference too'
+    )
     parser.add_argument('--arch', choices=list(ARCHS), help='default: tiny; nano is for trying the command')
     parser.add_argument('--device', choices=['cpu', 'cuda'], help='default: cuda if there is a GPU')
     parser.add_argument(
@@ -125,8 +128,13 @@ def check(args: argparse.Namespace) -> None:
         raise ConfigError('--isolate: cannot be combined with --profile; leave out one of them')
     if args.isolate and (args.device == 'cuda' or not args.device and torch.cuda.is_available()):
         raise ConfigError('--isolate: works on the CPU only; leave it out or add --device cpu')
+    if args.autocast and args.dtype in (None, 'float32'):
+        raise ConfigError('--autocast: is for half precision; add --dtype bfloat16 or float16')
+    if args.autocast and args.what and 'attention' in args.what:
+        raise ConfigError('--autocast: is for backbones; leave out --what attention')
     if args.all:
-        given = [name for name in ('what', 'mode', 'sizes', 'batch', 'dtype', 'arch', 'compile') if getattr(args, name)]
+        chosen = ('what', 'mode', 'sizes', 'batch', 'dtype', 'autocast', 'arch', 'compile')
+        given = [name for name in chosen if getattr(args, name)]
         if given:
             raise ConfigError(f'--all: chooses its cases itself; leave out --{given[0]}')
     if args.scaling and (args.what or len(args.mode or ()) > 1):
@@ -172,6 +180,7 @@ def make_cases(args: argparse.Namespace) -> list[Case]:
     common = dict(
         batch=args.batch or 1,
         dtype=args.dtype or 'float32',
+        autocast=args.autocast,
         device=args.device,
         arch=args.arch or 'tiny',
         compiled=args.compile,

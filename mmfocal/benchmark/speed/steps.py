@@ -23,7 +23,7 @@ def _backbone_step(implementation: Implementation, case: Case) -> Callable[[], N
     images = torch.randn(case.batch, 3, case.height, case.width, device=case.device)
     model = implementation.build(case).to(case.device)
     model.train(case.mode == 'train')
-    cast = case.mode == 'forward' and implementation.casts
+    cast = case.mode == 'forward' and implementation.casts and not case.autocast
     if cast:
         model.to(case.torch_dtype)
         images = images.to(case.torch_dtype)

@@ -86,6 +86,8 @@ def test_step_leaves_no_gradients(monkeypatch):
     assert models[0].training and all(parameter.grad is None for parameter in models[0].parameters())
     make_step(Implementation('', build), replace(TINY, mode='forward', dtype='bfloat16'))()
     assert not models[1].training and models[1].conv.weight.dtype == torch.bfloat16
+    make_step(Implementation('', build), replace(TINY, mode='forward', dtype='bfloat16', autocast=True))()
+    assert models[-1].conv.weight.dtype == torch.float32
     make_step(Implementation('', build, casts=False), replace(TINY, mode='forward', dtype='bfloat16'))()
     assert models[2].conv.weight.dtype == torch.float32
 

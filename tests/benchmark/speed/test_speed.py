@@ -279,6 +279,11 @@ def test_scaling_exponents():
         (['--models', 'window_sdpa'], '--models window_sdpa: none is for backbone; choose from focal, '),
         (['--device', 'cuda'], '--device cuda: PyTorch sees no GPU; leave it out to measure on the CPU'),
         (['--all', '--sizes', '64x64'], '--all: chooses its cases itself; leave out --sizes'),
+        (['--autocast'], '--autocast: is for half precision; add --dtype bfloat16 or float16'),
+        (
+            ['--autocast', '--dtype', 'bfloat16', '--what', 'attention'],
+            '--autocast: is for backbones; leave out --what attention',
+        ),
         (['--all', '--compile'], '--all: chooses its cases itself; leave out --compile'),
         (['--scaling', '--mode', 'forward', 'train'], '--scaling: measures backbones in one mode'),
         (['--out', __file__], f'--out {__file__}: cannot make this folder: File exists'),

@@ -25,7 +25,7 @@ if find_spec('mmdet'):
     from mmfocal.models import pvt, reppoints_v2, sparse_rcnn, swin_variant  # noqa: F401
     from mmfocal.models.data_preprocessors import detection  # noqa: F401
 if all(map(find_spec, ('mmcv', 'mmpretrain'))):
-    from mmfocal.datasets import classification  # noqa: F401
+    from mmfocal.datasets import class_accuracy, classification  # noqa: F401
 # MMSegmentation imports the other two, and works without MMDetection (except for its Mask2Former).
 if all(map(find_spec, ('mmseg', 'ftfy', 'regex'))):
     from mmfocal.datasets import iou_metric, label_maps, transforms  # noqa: F401

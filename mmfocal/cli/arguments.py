@@ -29,7 +29,7 @@ def add_runner(parser: argparse.ArgumentParser) -> None:
 
 def add_evaluation(parser: argparse.ArgumentParser) -> None:
     """Adds how detections are evaluated."""
-    parser.add_argument('--classwise', action='store_true', help='log the AP, or PQ, of each class as well')
+    parser.add_argument('--classwise', action='store_true', help='log the AP, PQ or accuracy of each class as well')
     parser.add_argument(
         '--eval-backend',
         choices=('pycocotools', 'faster'),

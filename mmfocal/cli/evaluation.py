@@ -6,13 +6,19 @@ from mmengine.config import Config, ConfigDict
 
 from mmfocal.errors import ConfigError
 
-COCO, PANOPTIC = 'CheckedCocoMetric', 'CheckedCocoPanopticMetric'
+COCO, PANOPTIC, ACCURACY = 'CheckedCocoMetric', 'CheckedCocoPanopticMetric', 'Accuracy'
+EVALUATORS = ('val_evaluator', 'test_evaluator')
 
 
 def evaluators_of(cfg: Config, key: str = 'test_evaluator') -> list[ConfigDict]:
     """Returns the settings of all evaluators under a key."""
     found = cfg.get(key) or []
     return [found] if isinstance(found, dict) else list(found)
+
+
+def kind_of(evaluator: ConfigDict) -> str:
+    """Returns the name of an evaluator's class, without the library's."""
+    return str(evaluator.type).rpartition('.')[2]
 
 
 def set_evaluation(cfg: Config, args: argparse.Namespace) -> None:
@@ -25,13 +31,26 @@ def set_evaluation(cfg: Config, args: argparse.Namespace) -> None:
     Raises:
         ConfigError: If the config has no evaluator that they apply to.
     """
-    found = [one for key in ('val_evaluator', 'test_evaluator') for one in evaluators_of(cfg, key)]
+    classwise = args.classwise and not _add_class_accuracies(cfg)
+    found = [one for key in EVALUATORS for one in evaluators_of(cfg, key)]
     for flag, value, settings, kinds in (
-        ('--classwise', args.classwise, dict(classwise=True), (COCO, PANOPTIC)),
+        ('--classwise', classwise, dict(classwise=True), (COCO, PANOPTIC)),
         ('--eval-backend', args.eval_backend, dict(eval_backend=args.eval_backend), (COCO,)),
     ):
-        fitting = [one for one in found if str(one.type).rpartition('.')[2] in kinds]
+        fitting = [one for one in found if kind_of(one) in kinds]
         if value and not fitting:
-            raise ConfigError(f'{args.config}: {flag} needs a {" or ".join(kinds)} as evaluator; leave it out')
+            known = (*kinds, ACCURACY) if flag == '--classwise' else kinds
+            raise ConfigError(f'{args.config}: {flag} needs a {" or ".join(known)} as evaluator; leave it out')
         for one in fitting if value else ():
             one.update(settings)
+
+
+def _add_class_accuracies(cfg: Config) -> bool:
+    """Adds a `ClassAccuracy` beside each `Accuracy`, whose class has no such switch; returns whether there is any."""
+    found = False
+    for key in EVALUATORS:
+        evaluators = evaluators_of(cfg, key)
+        if any(kind_of(one) == ACCURACY for one in evaluators):
+            cfg[key] = [*evaluators, dict(type='ClassAccuracy')]
+            found = True
+    return found

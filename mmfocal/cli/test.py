@@ -22,11 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
     parser.add_argument('--show-dir', help='folder for pictures of ground truth and predictions')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image')
-    parser.add_argument('--tta', action='store_true', help="test-time augmentation, by the config's tta_pipeline")
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="test-time augmentation, by the config's tta_pipeline; default of classifiers: flips",
+    )
     parser.add_argument(
         '--report',
         metavar='DIR',
-        help='folder for report.html, with figures by class, errors and the worst images, and report.json',
+        help='folder for report.html, with figures by class, confusions, errors and the worst images, and report.json',
     )
     parser.add_argument(
         '--format-only',
@@ -34,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         const='',
         metavar='NAME',
         help="write predictions for images without annotations as COCO's test servers, or MMSegmentation's, take them, "
-        'into WORK_DIR/submission, or into the folder --out for label maps; NAME of the algorithm, default: the '
-        "config's",
+        'of classifiers as mmfocal predict does, into WORK_DIR/submission, or into the folder --out for label maps; '
+        "NAME of the algorithm, default: the config's",
     )
     add_evaluation(parser)
     add_runner(parser)
@@ -64,7 +68,7 @@ def main(args: argparse.Namespace) -> None:
     if args.show or args.show_dir:
         enable_visualization(cfg, args, segmentation)
     if args.tta:
-        enable_tta(cfg, args.config, segmentation)
+        enable_tta(cfg, args.config)
     submission = None
     if args.format_only is not None:
         if args.report:
@@ -94,7 +98,7 @@ def main(args: argparse.Namespace) -> None:
     if report:
         report.write(metrics)
     if submission:
-        submission.pack()
+        submission.pack(runner)
 
 
 def enable_visualization(cfg: Config, args: argparse.Namespace, segmentation: bool) -> None:
@@ -118,20 +122,25 @@ def enable_visualization(cfg: Config, args: argparse.Namespace, segmentation: bo
         hook.test_out_dir = str(Path(args.show_dir).absolute())  # MMDetection puts a relative one elsewhere
 
 
-def enable_tta(cfg: Config, name: str, segmentation: bool) -> None:
-    """Wraps the model for test-time augmentation.
+def enable_tta(cfg: Config, name: str) -> None:
+    """Wraps the model for test-time augmentation: of a classifier without settings for it, flips.
 
     Args:
         cfg: The config, which is changed.
         name: Its name, for the error.
-        segmentation: Whether it is MMSegmentation's.
 
     Raises:
         ConfigError: If the config has no settings for it.
     """
+    if cfg.get('default_scope') == 'mmpretrain':
+        cfg.setdefault('tta_model', dict(type='AverageClsScoreTTA'))
+        if not cfg.get('tta_pipeline'):
+            *steps, pack = cfg.test_dataloader.dataset.pipeline
+            flips = [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)]
+            cfg.tta_pipeline = [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])]
     if not cfg.get('tta_model') or not cfg.get('tta_pipeline'):
         raise ConfigError(f'{name}: --tta needs tta_model and tta_pipeline; add them to the config')
-    if not segmentation and cfg.model.get('roi_head', {}).get('mask_head'):
+    if cfg.get('default_scope') == 'mmdet' and cfg.model.get('roi_head', {}).get('mask_head'):
         print('--tta: boxes only, since MMDetection does not merge masks; the mask head is not used')
         cfg.model.roi_head.mask_head = None
         for evaluator in evaluators_of(cfg):

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -13,6 +12,7 @@ from torch import nn
 from mmfocal.datasets.validation.issues import Issue, raise_first_error
 from mmfocal.datasets.wrappers import iterate_inner
 from mmfocal.errors import ConfigError
+from mmfocal.models.wrappers import unwrap
 
 HEADS = {'head', 'bbox_head', 'mask_head', 'decode_head', 'auxiliary_head'}  # whose num_classes is the data set's
 
@@ -56,7 +56,7 @@ class CheckClassesHook(Hook):
 def _check_heads(model: nn.Module, dataset: Any, name: str) -> None:
     metainfo = dataset.metainfo
     classes = metainfo['classes']
-    inner = model.module if is_model_wrapper(model) else model
+    inner = unwrap(model)
     if hasattr(inner, 'head'):
         raise_first_error(find_classifier_issues(_list_classifier_numbers(inner), len(classes), name))
     things, stuff = len(metainfo.get('thing_classes', classes)), len(metainfo.get('stuff_classes', ()))
@@ -164,6 +164,11 @@ def _check_metric(metric: Any, datasets: list, name: str) -> None:
                 )
     kinds = {cls.__name__ for cls in type(metric).__mro__}  # MMPretrain and MMSegmentation need not be installed
     for dataset in datasets if 'Accuracy' in kinds else ():
+        if getattr(dataset, 'with_label', True) is False:
+            raise ConfigError(
+                f'{name}_dataloader.dataset.with_label=False: accuracy needs labels; set it to True, or predict with '
+                '--format-only'
+            )
         number = len(dataset.metainfo.get('classes') or ())
         if 0 < number < max(metric.topk):
             raise ConfigError(

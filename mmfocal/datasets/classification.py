@@ -54,6 +54,11 @@ class CheckedClasses(StopOrSkip):
     def load_data_list(self) -> list[dict]:
         """Lists the images with their labels, after checking folders and lists."""
         if not self._is_checked():
+            if is_local(self.img_prefix):  # a folder of images without labels
+                folder = osp.normpath(self.img_prefix)
+                check_exists(folder, self.data_root, 'data_prefix')
+                if not self.ann_file and not any(map(self.is_valid_file, list_files(folder))):
+                    raise DataError(f'{folder}: no images; correct data_prefix')
             return super().load_data_list()
         samples, issues = self._read()
         self._report(issues, self._name)

@@ -128,6 +128,10 @@ class ZipBackend(BaseStorageBackend):
         """Returns the content that a `Member.uri` names."""
         return read_member(parse_uri(str(filepath)))
 
+    def exists(self, filepath: str | Path) -> bool:
+        """Returns whether the zip file is there."""
+        return os.path.isfile(parse_uri(str(filepath)).archive)
+
     def get_text(self, filepath: str | Path, encoding: str = 'utf-8') -> str:
         """Returns it as text."""
         return self.get(filepath).decode(encoding)

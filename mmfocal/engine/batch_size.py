@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size
-from mmengine.model import is_model_wrapper
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from torch.utils.data import default_collate
 
 from mmfocal.engine.out_of_memory import is_out_of_memory
 from mmfocal.errors import ConfigError
+from mmfocal.models.wrappers import unwrap
 from mmfocal.weights import load_checkpoint
 
 SHARE = 0.9  # of the memory that a step may take; fragmentation and unusual images need the rest
@@ -85,7 +85,7 @@ class TrialStep:
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
-        self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.model = unwrap(runner.model)
         self.state = {name: value.cpu().clone() for name, value in self.model.state_dict().items()}
         with kept_random_numbers():
             dataset = DATASETS.build(copy.deepcopy(runner._train_dataloader['dataset']))

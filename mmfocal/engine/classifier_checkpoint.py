@@ -1,10 +1,10 @@
 """Loading released checkpoints into classifiers."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 
+from mmfocal.models.wrappers import unwrap
 from mmfocal.weights.classifier import fit_classifier
 
 
@@ -18,6 +18,5 @@ class ClassifierCheckpointHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Converts names and layouts, in place."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         trains = isinstance(runner._train_loop, BaseLoop)
-        fit_classifier(checkpoint, model, str(runner._load_from or 'checkpoint'), needs_head=not trains)
+        fit_classifier(checkpoint, unwrap(runner.model), str(runner._load_from or 'checkpoint'), needs_head=not trains)

@@ -71,9 +71,13 @@ def check_packages(cfg: Config, where: str) -> None:
     missing = [package for name, package in _packages(cfg).items() if not find_spec(name)]
     if missing:
         noun = 'package' if len(missing) == 1 else 'packages'
-        raise MissingPackageError(
-            f'{where}: {noun} {", ".join(missing)} not installed; pip install {" ".join(missing)}'
-        )
+        wanted = missing
+        if 'mmpretrain' in missing:
+            wanted = [
+                "'mmfocal[classification]'",
+                *(one for one in missing if one not in ('mmpretrain', 'torchvision')),
+            ]
+        raise MissingPackageError(f'{where}: {noun} {", ".join(missing)} not installed; pip install {" ".join(wanted)}')
 
 
 def _packages(cfg: Config) -> dict[str, str]:

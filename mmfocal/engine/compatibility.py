@@ -2,10 +2,10 @@
 
 from collections import Counter
 
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 
 from mmfocal.errors import CheckpointError
+from mmfocal.models.wrappers import unwrap
 
 _ADVICE = 'use the config that it was trained with'
 
@@ -22,7 +22,7 @@ def check_compatible(model: nn.Module, checkpoint: dict, filename: str) -> None:
         CheckpointError: If a weight is missing or has another shape; the message names the first.
     """
     weights = _weights(checkpoint)
-    for name, value in _unwrapped(model).state_dict().items():
+    for name, value in unwrap(model).state_dict().items():
         if name not in weights:
             raise CheckpointError(f'{filename}: does not fit the model, {name} is missing; {_ADVICE}')
         if weights[name].shape != value.shape:
@@ -49,7 +49,7 @@ def describe_load(model: nn.Module, checkpoint: dict, filename: str, missing: li
     """
     weights = _weights(checkpoint)
     names = {}
-    for name, value in _unwrapped(model).state_dict().items():
+    for name, value in unwrap(model).state_dict().items():
         if name.endswith('num_batches_tracked'):  # a counter, which PyTorch adds where a file has none
             continue
         reshaped = name in weights and getattr(weights[name], 'shape', None) != value.shape
@@ -70,9 +70,3 @@ def describe_load(model: nn.Module, checkpoint: dict, filename: str, missing: li
 def _weights(checkpoint: dict) -> dict:
     weights = checkpoint.get('state_dict', checkpoint)
     return {name.removeprefix('module.'): value for name, value in weights.items()}
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model

@@ -6,7 +6,6 @@ from functools import wraps
 import torch
 from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from mmfocal.errors import ConfigError, DivergenceError
+from mmfocal.models.wrappers import unwrap
 from mmfocal.text import join_some
 
 FINE, JUMP, NOT_FINITE = range(3)
@@ -44,8 +44,7 @@ class DivergenceHook(Hook):
         self.losses: deque[float] = deque(maxlen=50)  # of the last steps
 
     def before_train(self, runner: Runner) -> None:
-        model, optim_wrapper = runner.model, runner.optim_wrapper
-        model = model.module if is_model_wrapper(model) else model
+        model, optim_wrapper = unwrap(runner.model), runner.optim_wrapper
         model.register_forward_hook(self._remember, with_kwargs=True)
         scaler = getattr(optim_wrapper, 'loss_scaler', None)
         self.scales = scaler is not None and scaler.is_enabled()
@@ -59,8 +58,7 @@ class DivergenceHook(Hook):
         optim_wrapper.step = wraps(step)(lambda **kwargs: self._step(runner, model, step, **kwargs))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        for name, _ in model.named_parameters():
+        for name, _ in unwrap(runner.model).named_parameters():
             if not checkpoint['state_dict'][name].isfinite().all():
                 raise DivergenceError(
                     f'{name}: this weight is not finite, it was not saved and earlier checkpoints are intact; {_ADVICE}'

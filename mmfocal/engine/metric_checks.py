@@ -81,6 +81,8 @@ def _names(metric: Any) -> set[str] | None:
         return set(PANOPTIC)
     if 'IoUMetric' in kinds:
         return {'aAcc'}.union(*(IOU.get(kind, ()) for kind in metric.metrics))
+    if 'ClassAccuracy' in kinds:
+        return set(metric.keys)
     if 'Accuracy' in kinds and len(getattr(metric, 'thrs', ())) == 1:  # MMPretrain's
         return {f'top{k}' for k in metric.topk}
     return None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import BaseLoop, Runner
@@ -24,6 +24,7 @@ from mmfocal.engine.launchers import set_up_process_group
 from mmfocal.engine.resumed_settings import ResumedSettings
 from mmfocal.engine.workers import WorkerInit
 from mmfocal.errors import CheckpointError
+from mmfocal.models.wrappers import unwrap
 from mmfocal.ops import mmcv_ops
 from mmfocal.ops.torchvision_import import MISMATCH, prepare_torchvision
 from mmfocal.weights import register_safe_loaders
@@ -71,7 +72,7 @@ class FocalRunner(Runner):
         """As MMEngine's; None switches a hook off by its name, also one that MMEngine does not know."""
         own = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
         hooks = {name: hook for name, hook in (hooks or {}).items() if hook is not None or name in own}
-        if is_focal_classifier(self.model.module if is_model_wrapper(self.model) else self.model):
+        if is_focal_classifier(unwrap(self.model)):
             hooks.setdefault('classifier_checkpoint', dict(type='ClassifierCheckpointHook'))
         super().register_default_hooks(hooks)
 
@@ -215,7 +216,7 @@ class FocalRunner(Runner):
                 file to resume from has only weights.
         """
         missing: list[str] = []
-        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model = unwrap(self.model)
         hook = model.register_load_state_dict_post_hook(lambda _, keys: missing.extend(keys.missing_keys))
         try:
             checkpoint = super().load_checkpoint(filename, *args, **kwargs)

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.logging import HistoryBuffer
-from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner import ValLoop
 from torch.nn.functional import interpolate
 
 from mmfocal.errors import ConfigError
+from mmfocal.models.wrappers import unwrap
 
 
 @LOOPS.register_module()
@@ -31,6 +31,9 @@ class ValLossLoop(ValLoop):
     def run(self) -> dict:
         self.sums: dict[str, float] = {}
         self.images = 0
+        scalars = self.runner.message_hub.log_scalars
+        for name in [name for name in scalars if name.startswith('val/') and 'loss' in name]:
+            del scalars[name]  # or MMEngine logs the mean of the latest validations
         return super().run()
 
     @torch.no_grad()
@@ -41,8 +44,7 @@ class ValLossLoop(ValLoop):
             self._average()
 
     def _add(self, data_batch: dict) -> None:
-        model = self.runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrap(self.runner.model)
         resized_first = _resized_before_annotations(self.dataloader.dataset)
         samples = [as_image_is_resized(sample, resized_first) for sample in data_batch['data_samples']]
         data = model.data_preprocessor(dict(data_batch, data_samples=samples), False)
@@ -75,6 +77,8 @@ def as_image_is_resized(sample: Any, resized_first: bool) -> Any:
     Raises:
         ConfigError: If it has no annotations.
     """
+    if 'gt_label' in sample:  # a classifier's
+        return sample
     if not ({'gt_instances', 'gt_sem_seg', 'gt_panoptic_seg'} & set(sample.keys())):
         raise ConfigError(
             'val_cfg.type=ValLossLoop: no annotations to compare with; add LoadAnnotations to the pipeline'

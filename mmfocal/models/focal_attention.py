@@ -153,11 +153,18 @@ def may_differ(sizes: Sequence[int], others: Sequence[int]) -> bool:
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:
     """(B, H, W, …) → (B, height, width, …), the top left part."""
-    if torch.compiler.is_compiling() and may_differ(x.shape[1:3], (height, width)):
+    if torch.compiler.is_compiling() and not all(map(_is_known, x.shape[1:3], (height, width))):
         # not a view: whether that is contiguous depends on the sizes too
         rows, cols = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
         return x.index_select(1, rows).index_select(2, cols)
     return x[:, :height, :width]
+
+
+def _is_known(size: int, other: int) -> bool:
+    """Returns whether a compiled graph is for equal sizes only, or for different ones only."""
+    if not _COMPARES_SYMBOLS:
+        return True
+    return symbolic_shapes.statically_known_true(size == other) or symbolic_shapes.statically_known_true(size != other)
 
 
 class SubWindowPool(nn.Module):

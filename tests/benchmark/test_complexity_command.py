@@ -130,7 +130,10 @@ def test_a_table_names_the_package_that_a_row_needs(capsys, configs, monkeypatch
         '| mask_rcnn_swin_tiny_1x',
     }
     assert rows[1] == ['| swin_tiny_300e_imagenet', '224×224', *['not counted', '–', '–'] * 2][:7] + ['– |']
-    assert 'Not counted, package mmpretrain not installed; pip install mmpretrain: swin_tiny_300e_imagenet' in output
+    message = (
+        "Not counted, package mmpretrain not installed; pip install 'mmfocal[classification]': swin_tiny_300e_imagenet"
+    )
+    assert message in output
     with pytest.raises(MissingPackageError, match='package mmpretrain not installed'):
         run(monkeypatch, configs / 'swin_tiny_300e_imagenet.py')
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 from zipfile import ZipFile
 
 import cv2
@@ -86,7 +87,7 @@ def test_panoptic_predictions_are_zipped_under_cocos_names(tmp_path):
     (tmp_path / 'out/results.panoptic.json').write_text('{"annotations": []}')
     (tmp_path / 'out/results.panoptic').mkdir()
     cv2.imwrite(str(tmp_path / 'out/results.panoptic/1.png'), np.zeros((4, 5, 3)))
-    submission.pack()
+    submission.pack(SimpleNamespace(test_evaluator=SimpleNamespace(metrics=[])))
     name = 'panoptic_test-dev2017_focal_results'
     with ZipFile(tmp_path / f'out/panoptic/{name}.zip') as archive:
         assert archive.namelist() == [f'{name}.json', f'{name}/1.png']
@@ -127,7 +128,7 @@ def test_a_name_that_is_none_and_an_evaluator_that_writes_nothing_are_one_senten
         Submission(panoptic_config(), 'config.py', 'a/b', str(tmp_path))
     cfg = panoptic_config()
     cfg.test_evaluator.type = 'VOCMetric'
-    with pytest.raises(ConfigError, match='^config.py: --format-only needs a test_evaluator of COCO or of label maps'):
+    with pytest.raises(ConfigError, match='^config.py: --format-only needs a test_evaluator of COCO, label maps'):
         Submission(cfg, 'config.py', 'a', str(tmp_path))
 
 

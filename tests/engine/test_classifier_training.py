@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -13,8 +14,10 @@ from mmengine.registry import HOOKS, RUNNERS
 
 import mmfocal.registration  # noqa: F401
 from mmfocal.datasets.shapes import make_shape_folders
-from mmfocal.engine import read_config
+from mmfocal.engine import batch_size, read_config
+from mmfocal.engine.command_line import enable_early_stopping, enable_ema, set_batch_size
 from mmfocal.errors import ConfigError
+from mmfocal.inference import Predictor
 from mmfocal.weights import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -71,10 +74,12 @@ def root(folder, monkeypatch):
     torch.set_num_threads(threads)
 
 
-def train(folder, work_dir, **options):
+def train(folder, work_dir, switches=(), **options):
     options = {key.replace('__', '.'): value for key, value in options.items()}
     cfg = read_config(folder / 'short.py', options)
     cfg.work_dir, cfg.experiment_name = str(work_dir), str(work_dir)
+    for switch, value in switches:
+        switch(cfg, value)
     RUNNERS.build(cfg).train()
 
 
@@ -99,6 +104,50 @@ def test_resuming_is_exact(folder, tmp_path):
     train(folder, tmp_path / 'parts', resume=True)
     assert_same(tmp_path / 'whole/epoch_2.pth', tmp_path / 'parts/epoch_2.pth')
     assert list((tmp_path / 'whole').glob('best_accuracy_top1_epoch_*.pth'))
+
+
+def test_averages_and_early_stopping_resume_exactly(folder, tmp_path):
+    switches, options = ((enable_ema, 0.1), (enable_early_stopping, 2)), dict(val_cfg__type='ValLossLoop')
+    train(folder, tmp_path / 'whole', switches, **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            folder,
+            tmp_path / 'parts',
+            switches,
+            custom_hooks=[dict(type='Kill')],
+            default_hooks__checkpoint__resume_interval=2,
+            **options,
+        )
+    train(folder, tmp_path / 'parts', switches, resume=True, **options)
+    one, other = (load_checkpoint(tmp_path / name / 'resume.pth') for name in ('whole', 'parts'))
+    assert one['early_stopping'] == other['early_stopping']
+    assert one['early_stopping']['monitor'] == 'accuracy/top1' and one['early_stopping']['best_score'] > 0
+    assert_same(tmp_path / 'whole/epoch_2.pth', tmp_path / 'parts/epoch_2.pth')
+    for key, value in one['ema_state_dict'].items():
+        assert torch.equal(value, other['ema_state_dict'][key]), key
+    name = 'backbone.norm3.weight'
+    assert not torch.equal(one['state_dict'][name], one['ema_state_dict'][f'module.{name}'])
+
+    # what is validated are the averages, and the validation loss is the cross-entropy
+    (log,) = (tmp_path / 'whole').glob('*/vis_data/scalars.json')
+    logged = [json.loads(line) for line in log.read_text().splitlines()][-1]
+    predictor = Predictor(tmp_path / 'whole/epoch_2.pth')
+    images = sorted((folder / 'shapes/val').rglob('*.jpg'))
+    found = predictor(list(map(str, images)))
+    scores = [one.scores[one.names.index(path.parent.name)] for one, path in zip(found, images)]
+    assert logged['val_loss'] == pytest.approx(-np.log(scores).mean(), abs=1e-5)
+    right = [one.names[0] == path.parent.name for one, path in zip(found, images)]
+    assert logged['accuracy/top1'] == pytest.approx(100 * np.mean(right))
+
+
+def test_batch_size_auto(folder, tmp_path, monkeypatch):
+    """The trial takes mixed images of a classifier, and the learning rate is scaled by the images per step."""
+    monkeypatch.setattr(batch_size, '_has_gpu', lambda: True)
+    monkeypatch.setattr(batch_size, '_fits_gpu', lambda step: lambda number: number <= 3 and not step(number))
+    train(folder, tmp_path, [(set_batch_size, 'auto')], train_cfg__max_epochs=1)
+    checkpoint = load_checkpoint(tmp_path / 'epoch_1.pth')
+    assert checkpoint['meta']['batch_size'] == 3
+    assert checkpoint['optimizer']['param_groups'][0]['initial_lr'] == pytest.approx(5e-4 * 3 / 32)
 
 
 def test_a_metric_that_does_not_come(folder, tmp_path):

@@ -1,15 +1,20 @@
 """The commands with a classifier of the generated shapes: check-dataset, train, test, browse, data-stats."""
 
 import json
+import math
 import os
 import pickle
+import re
 import shutil
 import sys
 import zipfile
+from pathlib import Path
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
+import torch
 from mmengine.logging import MMLogger
 
 from mmfocal.cli import main
@@ -17,6 +22,7 @@ from mmfocal.cli.guards import add_guards
 from mmfocal.datasets.shapes import make_shape_folders
 from mmfocal.engine import read_config
 from mmfocal.inference import Predictor
+from mmfocal.weights import load_checkpoint
 
 NAME = 'focal_nano_shapes'
 CLASSES = ('circle', 'cross', 'square', 'triangle')
@@ -137,11 +143,93 @@ def test_test(run, trained, monkeypatch, tmp_path):
     assert sorted(path.name for path in pictures.iterdir()) == sorted(name.name for name in images)
 
 
+def log_figures(work_dir):
+    """The metrics of a test."""
+    (file,) = work_dir.glob('*/*.json')
+    return json.loads(file.read_text())
+
+
+def test_report_and_classwise(run, trained, tmp_path):
+    """Figures of the report and of each class are those of the log; the worst mistakes are shown."""
+    out = tmp_path / 'report'
+    arguments = ['--work-dir', tmp_path / 'w', '--report', out, '--classwise', '--out', tmp_path / 'all.pkl']
+    code, printed = run('test', NAME, trained / 'work/epoch_1.pth', *arguments, *FAST)
+    assert code == 0 and f'{out}/report.html' in printed and re.search(r'circle +3 +\d', printed)
+    figures, report = log_figures(tmp_path / 'w'), json.loads((out / 'report.json').read_text())
+    part = report['classification']
+    assert part['overall'] == {'top1': pytest.approx(figures['accuracy/top1'] / 100)}
+    assert [row['name'] for row in part['classes']] == list(CLASSES)
+    for row in part['classes']:
+        assert row['top1'] == pytest.approx(figures[f'accuracy/{row["name"]}_top1'] / 100) and row['images'] == 3
+    results = pickle.loads((tmp_path / 'all.pkl').read_bytes())
+    confusion = np.zeros((4, 4), int)
+    losses = []
+    for result in results:
+        label, predicted = int(result['gt_label']), int(result['pred_label'])
+        confusion[label, predicted] += 1
+        if label != predicted:
+            losses.append(-math.log(result['pred_score'][label]))
+    assert part['confusion'] == confusion.tolist() and confusion.sum() == 12
+    assert [one['loss'] for one in part['worst_images']] == pytest.approx(sorted(losses, reverse=True))
+    page = (out / 'report.html').read_text()
+    assert page.count('src="data:image/jpeg;base64,') == len(losses) > 0
+    assert all(f'scope="row">{name}</th>' in page for name in CLASSES)
+
+
+def test_format_only(run, trained, tmp_path):
+    """The files are those of predict; images need neither labels nor class folders."""
+    checkpoint, photos = trained / 'work/epoch_1.pth', tmp_path / 'photos'
+    photos.mkdir()
+    for path in sorted((trained / 'data/val').rglob('*.jpg')):
+        shutil.copy(path, photos / f'{path.parent.name}_{path.name}')
+    folder = f'test_dataloader.dataset.data_prefix={photos}'
+    code, out = run('test', NAME, checkpoint, '--work-dir', 'w', '--format-only', *FAST, folder)
+    assert code == 0 and 'w/submission/predictions.csv' in out
+    code, _ = run('predict', checkpoint, photos, '--out', 'predicted', '--no-pictures', '--batch-size', 12)
+    assert code == 0
+    for name in ('predictions.json', 'predictions.csv'):
+        one, other = (Path(parent, name).read_text() for parent in ('w/submission', 'predicted'))
+        if name.endswith('json'):
+            rounded = [
+                [(e['image_id'], e['category_id'], round(e['score'], 3)) for e in json.loads(t)] for t in (one, other)
+            ]
+            assert rounded[0] == rounded[1] and len(rounded[0]) == 48
+        else:
+            assert one.splitlines()[1].startswith('circle_') and len(one.splitlines()) == len(other.splitlines()) == 13
+    code, out = run('test', NAME, checkpoint, '--work-dir', 'w', '--format-only', *FAST)  # with class folders
+    assert code == 0 and '\ncircle/' in Path('w/submission/predictions.csv').read_text()
+    for path in photos.iterdir():
+        path.unlink()
+    code, out = run('test', NAME, checkpoint, '--work-dir', 'w', '--format-only', *FAST, folder)
+    assert code == 1 and f'{photos}: no images; correct data_prefix' in out
+    unlabelled = 'test_dataloader.dataset.with_label=False'
+    code, out = run('test', NAME, checkpoint, '--work-dir', 'w', *FAST, unlabelled)
+    assert code == 1 and f'{unlabelled}: accuracy needs labels; set it to True, or predict with --format-only' in out
+
+
+def test_tta(run, trained, tmp_path):
+    """Scores are the means of those of the image and of its mirror image; a released checkpoint is converted."""
+    checkpoint = trained / 'work/epoch_1.pth'
+    pictures = tmp_path / 'pictures'
+    arguments = ['--work-dir', tmp_path / 'w', '--tta', '--out', tmp_path / 'all.pkl', '--show-dir', pictures]
+    code, _ = run('test', NAME, checkpoint, *arguments, *FAST)
+    assert code == 0 and len(list(pictures.rglob('*.jpg'))) == 12
+    predictor = Predictor(checkpoint)
+    for result in pickle.loads((tmp_path / 'all.pkl').read_bytes())[::4]:
+        image = mmcv.imread(result['img_path'], channel_order='rgb')
+        found = predictor([image, np.ascontiguousarray(image[:, ::-1])])
+        expected = sum(one.scores[np.argsort(one.labels)] for one in found) / 2
+        np.testing.assert_allclose(result['pred_score'], expected, atol=1e-5)
+    weights = load_checkpoint(checkpoint)['state_dict']
+    backbone = {name.removeprefix('backbone.'): value for name, value in weights.items() if 'backbone.' in name}
+    torch.save(backbone, tmp_path / 'bare.pth')
+    code, out = run('test', NAME, tmp_path / 'bare.pth', '--tta', '--work-dir', tmp_path / 'w', *FAST)
+    assert code == 1 and 'bare.pth: it has no classification head' in out
+
+
 @pytest.mark.parametrize('option, message', [
-    (['--report', 'r'], '--report needs a test_evaluator of the type'),
-    (['--format-only'], '--format-only needs a test_evaluator of COCO or of label maps'),
-    (['--tta'], '--tta needs tta_model and tta_pipeline'),
-    (['--classwise'], '--classwise needs a'),
+    (['--eval-backend', 'faster'], '--eval-backend needs a CheckedCocoMetric as evaluator'),
+    (['--format-only', '--report', 'r'], '--format-only: --report needs annotations'),
     (['--out', 'folder'], '--out: folder must end in .pkl'),
 ])  # fmt: skip
 def test_options_of_other_tasks(run, trained, option, message):

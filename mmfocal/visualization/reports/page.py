@@ -5,11 +5,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mmfocal.datasets.analysis.classification import ClassificationAnalysis
 from mmfocal.datasets.analysis.detection import IOU_THR, DetectionAnalysis
 from mmfocal.datasets.analysis.segmentation import SegmentationAnalysis
 from mmfocal.datasets.analysis.tide import BACKGROUND_IOU, FOREGROUND_IOU, KINDS, SPECIAL
 from mmfocal.visualization.pages import make_environment
-from mmfocal.visualization.reports.plots import curve_points, list_confusions, plot_confusion, plot_curves
+from mmfocal.visualization.reports.plots import DRAWN, curve_points, list_confusions, plot_confusion, plot_curves
 
 FIGURES = ('AP', 'AP50', 'AP75', 'APs', 'APm', 'APl')
 DEFINITIONS = {
@@ -29,19 +30,23 @@ def render(head: dict[str, Any], parts: dict[str, Any], pictures: dict[str, list
 
     Args:
         head: `config`, `checkpoint`, `made`, the number of `images` and the `metrics` of the test.
-        parts: Title → a `DetectionAnalysis`, a `SegmentationAnalysis`, or the classes of panoptic segmentation.
+        parts: Title → a `DetectionAnalysis`, `SegmentationAnalysis` or `ClassificationAnalysis`, or the classes of
+            panoptic segmentation.
         pictures: Title → the worst images.
     """
     environment = make_environment(Path(__file__).parent)
     environment.filters.update(percent=_percent)
     detection = {title: part for title, part in parts.items() if isinstance(part, DetectionAnalysis)}
     segmentation = {title: part for title, part in parts.items() if isinstance(part, SegmentationAnalysis)}
-    panoptic = {title: part for title, part in parts.items() if title not in {**detection, **segmentation}}
+    classification = {title: part for title, part in parts.items() if isinstance(part, ClassificationAnalysis)}
+    others = {**detection, **segmentation, **classification}
+    panoptic = {title: part for title, part in parts.items() if title not in others}
     return environment.get_template('report.html.j2').render(
         head=head,
         title=f'{Path(head["config"]).stem}, {Path(head["checkpoint"]).name}',
         detection={title: _detection(part) for title, part in detection.items()},
         segmentation={title: _segmentation(part) for title, part in segmentation.items()},
+        classification={title: _classification(part) for title, part in classification.items()},
         panoptic=panoptic,
         pictures=pictures,
         figures=FIGURES,
@@ -88,6 +93,17 @@ def _segmentation(analysis: SegmentationAnalysis) -> dict[str, Any]:
         analysis=analysis,
         confusion=plot_confusion(analysis.confusion, names, False, 'pixels'),
         confusions=list_confusions(analysis.confusion, names),
+    )
+
+
+def _classification(analysis: ClassificationAnalysis) -> dict[str, Any]:
+    names = [one['name'] for one in analysis.classes]
+    is_drawn = len(names) <= DRAWN
+    return dict(
+        analysis=analysis,
+        confusion=plot_confusion(analysis.confusion, names, False, 'images') if is_drawn else None,
+        confusions=list_confusions(analysis.confusion, names),
+        drawn=DRAWN,
     )
 
 

@@ -17,7 +17,7 @@ from pycocotools import mask as mask_utils
 from mmfocal.datasets.analysis.segmentation import ImageIoU
 from mmfocal.datasets.coco_evaluation import CocoEvaluation, scores_of
 
-SIDE = 440  # pixels of the longer side of each half
+SIDE = 440  # pixels of the longer side of each half, and of a classifier's images
 GAP = 6  # pixels between the halves
 QUALITY = 82
 
@@ -94,6 +94,17 @@ def draw_label_maps(visualizer: Visualizer, image: ImageIoU, backend_args: dict 
     return _draw(visualizer, pixels, SegDataSample(**maps))
 
 
+def draw_image(path: str, backend_args: dict | None = None) -> str | None:
+    """Returns an image as a data URI, or None if OpenCV cannot decode it.
+
+    Args:
+        path: Its file.
+        backend_args: Arguments of MMEngine's file backend for images.
+    """
+    image = _read(path, backend_args)
+    return None if image is None else _to_uri(_resized(image)[0][..., ::-1])
+
+
 def _read(path: str, backend_args: dict | None) -> np.ndarray | None:
     content = get(path, backend_args=backend_args)
     image = mmcv.imfrombytes(content) if content else None
@@ -132,5 +143,9 @@ def _draw(visualizer: Visualizer, image: np.ndarray, sample: BaseDataElement, **
         drawn = cv2.imread(str(path))
     halves = np.split(drawn, 2, axis=1)
     drawn = np.concatenate([halves[0], np.full((len(drawn), GAP, 3), 255, np.uint8), halves[1]], 1)
-    content = cv2.imencode('.jpg', drawn, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    return _to_uri(drawn)
+
+
+def _to_uri(pixels: np.ndarray) -> str:
+    content = cv2.imencode('.jpg', pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
     return f'data:image/jpeg;base64,{b64encode(content).decode()}'

@@ -8,6 +8,7 @@ import numpy as np
 from mmfocal.visualization.plotting import CSS_COLOURS, HEIGHT, PLOT_STYLE, WIDTH, new_axes, style, to_svg
 
 IOU_COLOURS = {'0.50': 'Focal', '0.75': 'Swin'}  # CSS variables
+DRAWN = 200  # classes up to which a confusion matrix is drawn
 NUMBERED = 14  # classes up to which cells of a confusion matrix show their numbers
 
 

@@ -5,13 +5,14 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 from mmengine.fileio import exists
 from mmengine.runner import Runner
 
+from mmfocal.datasets.analysis.classification import ClassificationAnalysis, ClassificationMetric
 from mmfocal.datasets.analysis.detection import IOU_THR, DetectionAnalysis, analyse_detections
 from mmfocal.datasets.analysis.segmentation import ConfusionMetric, SegmentationAnalysis
 from mmfocal.datasets.wrappers import iterate_inner
@@ -19,11 +20,13 @@ from mmfocal.errors import ConfigError
 from mmfocal.files import write_atomically
 from mmfocal.visualization.pictures import find_image_root, relative_name
 from mmfocal.visualization.reports.page import render
-from mmfocal.visualization.reports.pictures import draw_detections, draw_label_maps
+from mmfocal.visualization.reports.pictures import draw_detections, draw_image, draw_label_maps
 
 NUM_WORST = 20
 METRICS = {'bbox': 'Boxes', 'segm': 'Masks'}
-KINDS = 'CheckedCocoMetric, CheckedIoUMetric or CheckedCocoPanopticMetric'
+KINDS = 'CheckedCocoMetric, CheckedIoUMetric, CheckedCocoPanopticMetric or Accuracy'
+
+Metric = TypeVar('Metric', bound=BaseMetric)
 
 
 @dataclass
@@ -58,7 +61,7 @@ class TestReport:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f'--report {folder}: cannot make the folder: {error.strerror}') from error
-        self.detection, self.panoptic, self.confusion = None, None, None
+        self.detection, self.panoptic, self.confusion, self.classification = None, None, None, None
         for metric in list(runner.test_evaluator.metrics):
             kinds = {kind.__name__ for kind in type(metric).__mro__}
             if getattr(metric, 'format_only', False):
@@ -70,8 +73,10 @@ class TestReport:
                     raise ConfigError('test_evaluator.outfile_prefix: --report needs it unset; remove it')
                 metric.keep_classes, self.panoptic = True, metric
             elif 'IoUMetric' in kinds:
-                self.confusion = self._add_confusion_metric(metric)
-        if not (self.detection or self.panoptic or self.confusion):
+                self.confusion = self._add(ConfusionMetric(metric.ignore_index, NUM_WORST), metric)
+            elif 'Accuracy' in kinds and not self.classification:
+                self.classification = self._add(ClassificationMetric(), metric)
+        if not (self.detection or self.panoptic or self.confusion or self.classification):
             raise ConfigError(f'{config}: --report needs a test_evaluator of the type {KINDS}; set one')
 
     def write(self, metrics: dict[str, float]) -> None:
@@ -95,6 +100,8 @@ class TestReport:
             parts['Segmentation'] = self.confusion.analysis
         if self.panoptic:
             parts['Panoptic segmentation'] = self.panoptic.class_figures
+        if self.classification:
+            parts['Classification'] = self.classification.analysis
         head = dict(
             config=self.config,
             checkpoint=self.checkpoint,
@@ -108,12 +115,14 @@ class TestReport:
         }
         if self.confusion:
             pictures['Segmentation'] = self._draw_label_maps(self.confusion.analysis)
+        if self.classification:
+            pictures['Classification'] = self._draw_mistakes(self.classification.analysis)
         write_atomically(self.folder / 'report.html', render(head, parts, pictures))
         print(self.folder / 'report.html')
         print(self.folder / 'report.json')
 
-    def _add_confusion_metric(self, metric: BaseMetric) -> ConfusionMetric:
-        added = ConfusionMetric(metric.ignore_index, NUM_WORST)
+    def _add(self, added: Metric, metric: BaseMetric) -> Metric:
+        """Adds a metric of the same data set as another."""
         added.dataset_meta = metric.dataset_meta
         self.runner.test_evaluator.metrics.append(added)
         return added
@@ -145,6 +154,19 @@ class TestReport:
             )
             for image in analysis.images[:NUM_WORST]
             if image.label_map and not math.isnan(image.iou) and image.iou < 1
+        ]
+
+    def _draw_mistakes(self, analysis: ClassificationAnalysis) -> list[Picture]:
+        names = [one['name'] for one in analysis.classes]
+        return [
+            Picture(
+                self._name(image.path or f'image {image.number}'),
+                f'{names[image.label]} {image.label_score:.2f}, taken for {names[image.predicted]} {image.score:.2f}',
+                draw_image(image.path, self._backend_args)
+                if image.path and exists(image.path, self._backend_args)
+                else None,
+            )
+            for image in analysis.mistakes[:NUM_WORST]
         ]
 
     def _name(self, path: str) -> str:
@@ -181,6 +203,24 @@ def to_json(head: dict, parts: dict[str, Any]) -> str:
                 classes=analysis.classes,
                 confusion=analysis.confusion.tolist(),
                 worst_images=[dict(path=one.path, mIoU=one.iou) for one in analysis.images[:NUM_WORST]],
+            )
+        elif isinstance(analysis, ClassificationAnalysis):
+            names = [one['name'] for one in analysis.classes]
+            report[key] = dict(
+                overall=analysis.overall,
+                classes=analysis.classes,
+                confusion=analysis.confusion.tolist(),
+                worst_images=[
+                    dict(
+                        path=one.path,
+                        label=names[one.label],
+                        label_score=one.label_score,
+                        predicted=names[one.predicted],
+                        score=one.score,
+                        loss=one.loss,
+                    )
+                    for one in analysis.mistakes[:NUM_WORST]
+                ],
             )
         else:
             report[key] = dict(classes=analysis)

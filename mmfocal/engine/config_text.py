@@ -10,6 +10,8 @@ _NUMBERS = dict(inf=math.inf, nan=math.nan)  # as `str` writes them, in the conf
 def literal_settings(source: str) -> dict[str, Any]:
     """Returns the assignments in Python source whose values are literals or `dict(…)` of them, without running it.
 
+    Tuples become lists.
+
     Raises:
         SyntaxError: If the source is not Python.
         ValueError: If it contains null bytes.
@@ -18,8 +20,8 @@ def literal_settings(source: str) -> dict[str, Any]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             try:
-                settings[node.targets[0].id] = _literal(node.value)
-            except ValueError:  # an expression
+                settings[node.targets[0].id] = _with_lists(_literal(node.value))
+            except (ValueError, TypeError):  # an expression, or a list as a key
                 continue
     return settings
 
@@ -41,42 +43,38 @@ def read_settings(source: str) -> dict[str, Any]:
         for node in tree.body:
             if not (isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)):
                 raise ValueError(f'line {node.lineno} is no assignment of a value to a name')
-            settings[node.targets[0].id] = _strict_literal(node.value)
-    except (SyntaxError, RecursionError, MemoryError) as error:  # the last two: nested too deeply
+            settings[node.targets[0].id] = _literal(node.value)
+    except (SyntaxError, TypeError, RecursionError, MemoryError) as error:  # a list as a key; nested too deeply
         raise ValueError(f'not Python ({getattr(error, "msg", None) or type(error).__name__})') from error
     return settings
 
 
-def _strict_literal(node: ast.expr) -> Any:
+def _literal(node: ast.expr) -> Any:
     """Evaluates a literal, or `dict(…)` of literals; raises ValueError for anything else, also deep inside."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
         # MMEngine writes dict({'a key': 1}) for keys that are no names
-        parts = [_strict_literal(one) for one in node.args if isinstance(one, ast.Dict)]
+        parts = [_literal(one) for one in node.args if isinstance(one, ast.Dict)]
         if len(parts) == len(node.args) <= 1 and all(keyword.arg for keyword in node.keywords):
             first = parts[0] if parts else {}
-            return first | {str(keyword.arg): _strict_literal(keyword.value) for keyword in node.keywords}
+            return first | {str(keyword.arg): _literal(keyword.value) for keyword in node.keywords}
     if isinstance(node, ast.Dict) and all(node.keys):
-        return {_strict_literal(key): _strict_literal(value) for key, value in zip(node.keys, node.values) if key}
+        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values) if key}
     if isinstance(node, ast.List):
-        return [_strict_literal(item) for item in node.elts]
+        return [_literal(item) for item in node.elts]
     if isinstance(node, ast.Tuple):
-        return tuple(_strict_literal(item) for item in node.elts)
+        return tuple(_literal(item) for item in node.elts)
     if isinstance(node, ast.Name) and node.id in _NUMBERS:
         return _NUMBERS[node.id]
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Name):
-        return -_strict_literal(node.operand)
+        return -_literal(node.operand)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError) as error:
         raise ValueError(f'line {node.lineno} holds an expression, {ast.unparse(node)[:40]}') from error
 
 
-def _literal(node: ast.AST) -> Any:
-    """Evaluates a literal; raises ValueError if it is an expression."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict' and not node.args:
-        return {keyword.arg: _literal(keyword.value) for keyword in node.keywords if keyword.arg}
-    if isinstance(node, ast.Dict):
-        return {ast.literal_eval(key): _literal(value) for key, value in zip(node.keys, node.values) if key}
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_literal(item) for item in node.elts]
-    return ast.literal_eval(node)
+def _with_lists(value: Any) -> Any:
+    """Returns settings with lists in place of tuples."""
+    if isinstance(value, dict):
+        return {key: _with_lists(one) for key, one in value.items()}
+    return [_with_lists(one) for one in value] if isinstance(value, (list, tuple)) else value

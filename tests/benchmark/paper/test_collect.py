@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from mmfocal.benchmark.paper import collect as module
 from mmfocal.benchmark.paper.collect import collect
@@ -196,9 +198,15 @@ def test_hostile_files(tmp_path, monkeypatch):
 def test_config_dumps_are_not_executed():
     settings = literal_settings(
         'a = dict(b=[1, (2, -3.5)], c={"d": None})\n'
-        'e = dict(f=print(1))\ng = open("x")\nh = dict(*a)\nimport os\ni: int = 1'
+        'e = dict(f=print(1))\ng = open("x")\nh = dict(*a)\nimport os\ni: int = 1\nj = {**a, 1: 2}'
+        '\nk = dict(**a)\nl = {[1]: 2}'
     )
     assert settings == dict(a=dict(b=[1, [2, -3.5]], c=dict(d=None)))
+
+
+def test_config_dumps_may_have_keys_that_are_no_names():
+    settings = dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys={'a.b': dict(lr=1), 'c': [-math.inf]})), d={1: 2})
+    assert literal_settings(Config(settings).pretty_text) == settings
 
 
 def test_the_command(tmp_path, capsys):

@@ -94,7 +94,8 @@ def _has_plain_parameters(layer: nn.Module, dtype: torch.dtype) -> bool:
 def _calls_are_observed() -> bool:
     """Returns whether something outside the model intercepts calls of modules or operators, or transforms functions."""
     return (
-        nn_module._has_any_global_hook()
+        bool(nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks)
+        or bool(nn_module._global_backward_hooks or nn_module._global_backward_pre_hooks)
         or torch.is_autocast_enabled('cpu')
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_function_stack() > 0

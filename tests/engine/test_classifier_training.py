@@ -77,7 +77,7 @@ def root(folder, monkeypatch):
 def train(folder, work_dir, switches=(), **options):
     options = {key.replace('__', '.'): value for key, value in options.items()}
     cfg = read_config(folder / 'short.py', options)
-    cfg.work_dir, cfg.experiment_name = str(work_dir), str(work_dir)
+    cfg.work_dir = cfg.experiment_name = cfg.visualizer.name = str(work_dir)
     for switch, value in switches:
         switch(cfg, value)
     RUNNERS.build(cfg).train()

@@ -208,7 +208,7 @@ def _read_unchanged(path: str) -> np.ndarray | None:
     try:
         with open(path, 'rb') as file, DecoderMessages():
             return cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
-    except (OSError, cv2.error):
+    except (OSError, ValueError, cv2.error):  # ValueError: a name that no file can have
         return None
 
 

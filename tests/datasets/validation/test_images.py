@@ -152,6 +152,11 @@ def test_a_link_to_nowhere(tmp_path):
     assert issue.kind == 'missing file' and f'is a link to {tmp_path}/gone.jpg, which does not exist' in issue.message
 
 
+@pytest.mark.parametrize('name', ['a\ud800b.jpg', 'a\0b.jpg'])
+def test_a_name_that_no_file_can_have(tmp_path, name):
+    assert told(find_image_issues(str(tmp_path / name))) == [('error', 'missing file')]
+
+
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.bmp'])
 def test_a_header_that_claims_too_much(tmp_path, pixels, suffix):
     path = tmp_path / f'a{suffix}'

@@ -1,5 +1,6 @@
 """Renders the report of a test as an HTML page of one file, which needs no network."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def render(head: dict[str, Any], parts: dict[str, Any], pictures: dict[str, list
         head=head,
         title=f'{Path(head["config"]).stem}, {Path(head["checkpoint"]).name}',
         detection={title: _detection(part) for title, part in detection.items()},
-        segmentation={title: _segmentation(part) for title, part in segmentation.items()},
-        classification={title: _classification(part) for title, part in classification.items()},
+        segmentation={title: _confused(part, 'pixels') for title, part in segmentation.items()},
+        classification={title: _confused(part, 'images', DRAWN) for title, part in classification.items()},
+        drawn=DRAWN,
         panoptic=panoptic,
         pictures=pictures,
         figures=FIGURES,
@@ -87,23 +89,15 @@ def _detection(analysis: DetectionAnalysis) -> dict[str, Any]:
     )
 
 
-def _segmentation(analysis: SegmentationAnalysis) -> dict[str, Any]:
+def _confused(
+    analysis: SegmentationAnalysis | ClassificationAnalysis, unit: str, most: float = math.inf
+) -> dict[str, Any]:
+    """Returns an analysis with its confusion matrix of `unit`, drawn for at most so many classes."""
     names = [one['name'] for one in analysis.classes]
     return dict(
         analysis=analysis,
-        confusion=plot_confusion(analysis.confusion, names, False, 'pixels'),
+        confusion=plot_confusion(analysis.confusion, names, False, unit) if len(names) <= most else None,
         confusions=list_confusions(analysis.confusion, names),
-    )
-
-
-def _classification(analysis: ClassificationAnalysis) -> dict[str, Any]:
-    names = [one['name'] for one in analysis.classes]
-    is_drawn = len(names) <= DRAWN
-    return dict(
-        analysis=analysis,
-        confusion=plot_confusion(analysis.confusion, names, False, 'images') if is_drawn else None,
-        confusions=list_confusions(analysis.confusion, names),
-        drawn=DRAWN,
     )
 
 
